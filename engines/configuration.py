@@ -77,11 +77,7 @@ def load(
     given |= _canonical(_read_overrides(overrides or {}, problems), problems)
 
     given = {key: one for key, one in given.items() if key.partition(".")[0] not in root.foreign_sections}
-    own = {
-        key: one
-        for key, one in given.items()
-        if key.partition(".")[0] in opened and all(_path_of(key, opened))
-    }
+    own = {key: one for key, one in given.items() if key.partition(".")[0] in opened and all(_path_of(key, opened))}
     strange = [key for key in given if key not in known and key not in own]
     problems += [unknown(key, given[key], sections(root), known) for key in strange]
     given = {key: one for key, one in given.items() if key in known}
@@ -210,9 +206,7 @@ def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list
         if equals:
             given[key.strip()] = Given(text, "command line")
         else:
-            problems.append(
-                f"{override!r} (command line): write section.name=value, as in kafka.group_id=mine"
-            )
+            problems.append(f"{override!r} (command line): write section.name=value, as in kafka.group_id=mine")
     return given
 
 

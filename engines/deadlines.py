@@ -83,9 +83,7 @@ def checked_seconds(name: str, value: Any, refusal: Callable[[str], Exception] =
 
 def expired() -> DeadlineExceeded:
     """Return the error of a request whose time is over."""
-    return DeadlineExceeded(
-        "the deadline of this request has passed; send it with a later one, or ask for less"
-    )
+    return DeadlineExceeded("the deadline of this request has passed; send it with a later one, or ask for less")
 
 
 def _seconds(value: Any) -> float | None:

@@ -228,9 +228,7 @@ class Guard:
         with self._lock:
             self._answers -= {one for one in answers if signs[one] > one.left_at}
             silent = {
-                one.of
-                for one in answers
-                if one in self._answers and max(one.since, signs[one]) + one.limit_s <= now
+                one.of for one in answers if one in self._answers and max(one.since, signs[one]) + one.limit_s <= now
             }
             given_up = [one for one in self._answers if one.of in silent]
             self._answers.difference_update(given_up)

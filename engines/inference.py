@@ -179,9 +179,7 @@ class InferenceManager:
         by_name = {f"engines.{name}": lambda name=name: engines.get(name).health() for name in asked}
         probes: dict[str, Probe] = {"mlflow": self.models.health, "disk": self.models.files.health, **by_name}
         answers = self._probes.probe(probes)
-        by_engine = {
-            name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
-        }
+        by_engine = {name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()}
         work = [answer["status"] == "ok" for answer in by_engine.values()]
         of_engines = "ok" if all(work) else "degraded" if any(work) else "error"
         components: dict[str, dict[str, Any]] = {

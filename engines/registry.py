@@ -163,9 +163,7 @@ def _unavailable(name: str) -> Iterator[None]:
         log.exception("engine_not_made", engine=name)
         if is_out_of_memory(error):
             raise out_of_memory(f"as engine {name} was made") from error
-        raise EngineUnavailable(
-            f"engine {name} cannot be made here: {type(error).__name__}: {error}"
-        ) from error
+        raise EngineUnavailable(f"engine {name} cannot be made here: {type(error).__name__}: {error}") from error
 
 
 def _check(name: str, engine_class: Any) -> None:

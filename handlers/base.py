@@ -73,14 +73,9 @@ class BaseModelHandler(ABC):
         """
         for field in fields:
             if data.get(field) is None:
-                came = (
-                    ", ".join(f"{name}: null" if data[name] is None else name for name in sorted(data))
-                    or "nothing"
-                )
+                came = ", ".join(f"{name}: null" if data[name] is None else name for name in sorted(data)) or "nothing"
                 wanted = ", ".join(f"data.{name}" for name in fields if data.get(name) is None)
-                raise InvalidInput(
-                    f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
-                )
+                raise InvalidInput(f"{wanted} is required for task {self.task or type(self).__name__}; got {came}")
 
     def refuse_unknown_fields(self, data: Mapping[str, Any]) -> None:
         """Check that the task reads every field of `data`.
@@ -100,9 +95,7 @@ class BaseModelHandler(ABC):
             hint = f"did you mean data.{near[0]}?"
         else:
             hint = "leave it out; metadata is for what only the caller needs"
-        raise InvalidInput(
-            f"data.{strange:.80} is unknown to task {self.task}, which reads {', '.join(known)}; {hint}"
-        )
+        raise InvalidInput(f"data.{strange:.80} is unknown to task {self.task}, which reads {', '.join(known)}; {hint}")
 
 
 class MediaHandler(BaseModelHandler):

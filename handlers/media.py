@@ -39,9 +39,7 @@ def encoded_file(
         case bytes() | bytearray() | memoryview():
             return bytes(value), f"{field} (bytes)"
         case str():
-            raise InvalidInput(
-                f"{field} is {shown(value)}, which was not fetched; send s3://, data: or the bytes"
-            )
+            raise InvalidInput(f"{field} is {shown(value)}, which was not fetched; send s3://, data: or the bytes")
     if callable(getattr(value, "filled", None)):
         raise InvalidInput(f"{field} is a masked array; fill what is masked first, as by array.filled(0)")
     if isinstance(value, besides):
@@ -79,9 +77,7 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
     try:
         content = base64.b64decode(payload, validate=True) if is_base64 else unquote_to_bytes(payload)
     except (binascii.Error, ValueError) as error:
-        raise MediaCorrupt(
-            f"{source} does not decode: {error}; send standard base64 without line breaks"
-        ) from None
+        raise MediaCorrupt(f"{source} does not decode: {error}; send standard base64 without line breaks") from None
     if len(content) > max_bytes:
         raise MediaTooLarge(f"{source} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
     return Media(content, source, ";".join([content_type, *parameters]) or None)

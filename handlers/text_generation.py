@@ -48,9 +48,7 @@ def text_or_messages(
     if messages is not None:
         if not isinstance(messages, list | tuple) or not messages:
             raise InvalidInput(f"data.messages is {shown(messages)}; it must be a list of {{role, content}}")
-        return [
-            _message(f"data.messages[{index}]", message, checked) for index, message in enumerate(messages)
-        ]
+        return [_message(f"data.messages[{index}]", message, checked) for index, message in enumerate(messages)]
     if text is None:
         came = ", ".join(sorted(map(str, data))) or "nothing"
         raise InvalidInput(f"data.{name} (a string) or data.messages (a list) is required; got {came}")

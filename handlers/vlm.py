@@ -79,6 +79,4 @@ def _part(where: str, part: Any) -> dict[str, str]:
             )
         case {"type": "image"}:
             return {"type": "image"}
-    raise InvalidInput(
-        f'{where} is {shown(part)}; it must be {{"type": "text", "text": ...}} or {{"type": "image"}}'
-    )
+    raise InvalidInput(f'{where} is {shown(part)}; it must be {{"type": "text", "text": ...}} or {{"type": "image"}}')

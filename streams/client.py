@@ -54,9 +54,7 @@ class InferenceClient:
     result. `streams.client_errors` has all that it raises.
     """
 
-    def __init__(
-        self, kafka: KafkaSettings, *, tasks: Iterable[str], source: str = "inferstream/client"
-    ) -> None:
+    def __init__(self, kafka: KafkaSettings, *, tasks: Iterable[str], source: str = "inferstream/client") -> None:
         """`tasks` are the tasks whose results are read; requests of any task may be sent."""
         self._kafka = kafka
         self._tasks = tuple(tasks)
@@ -117,9 +115,7 @@ class InferenceClient:
         self._awaited.end(ClientClosed("the client was closed"))
         await self._exit.aclose()
 
-    async def send(
-        self, request: Request, *, key: bytes | None = None, timeout_s: float | None = None
-    ) -> str:
+    async def send(self, request: Request, *, key: bytes | None = None, timeout_s: float | None = None) -> str:
         """Produce `request`, wait for the broker's ack and return its id (a new one where it has none).
 
         `timeout_s` bounds it; default: twice kafka.producer_timeout_s.

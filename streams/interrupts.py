@@ -21,9 +21,7 @@ INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a process that Ctrl-C ended."""
 
 
-def run(
-    main: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-) -> T:
+def run(main: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
     """Return what `main` returns, as `asyncio.run` does, on a loop of `loop_factory`; None: asyncio's own.
 
     A Ctrl-C while `asyncio.run` makes its loop leaves half a loop, whose end raises further errors. Here it waits

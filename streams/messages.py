@@ -23,9 +23,7 @@ Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 Name = Annotated[str, msgspec.Meta(max_length=512)]
 
 
-class Request(
-    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True, gc=False
-):
+class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True, gc=False):
     """One inference request; immutable. `id` is empty until its transport sets one."""
 
     task: Name

@@ -49,11 +49,7 @@ def tasks_of(worker: WorkerSettings) -> list[str]:
     for task in worker.tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, 1)
-            hint = (
-                f"did you mean {near[0]}?"
-                if near
-                else "install its package, or name its module in worker.plugins"
-            )
+            hint = f"did you mean {near[0]}?" if near else "install its package, or name its module in worker.plugins"
             problems.append(f"worker.tasks: {task!r} is not a task here; {hint} (known: {', '.join(known)})")
     if problems:
         raise ConfigurationError(problems)

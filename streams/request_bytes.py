@@ -17,9 +17,7 @@ def request_bytes(request: Request) -> bytes:
     """
     # A worker would answer it under another id, which no call waits for.
     if len(request.id) > MAX_ID_CHARS:
-        raise RequestNotSent(
-            f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
-        )
+        raise RequestNotSent(f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed")
     try:
         # For a number that JSON does not have msgspec writes null, for bytes base64: that would be another request.
         fields = msgspec.structs.asdict(request)

@@ -21,9 +21,7 @@ DEFAULT_HTTP_PORT = 8080
 class S3Settings(Section):
     """The object store that holds the media."""
 
-    endpoint_url: str | None = Field(
-        default=None, pattern=r"^https?://\S+$", examples=["http://localhost:8333"]
-    )
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://\S+$", examples=["http://localhost:8333"])
     """Address of an S3-compatible store; unset is AWS itself."""
     region: str = Field(default="us-east-1", min_length=1)
     """Region; most stores but AWS ignore it."""
@@ -107,9 +105,7 @@ class WorkerSettings(Section):
     def _timeouts_are_seconds(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for one in given:
             if not re.fullmatch(r"[^=]+=(?!0*\.?0*$)\d{1,6}(\.\d+)?", one):
-                raise ValueError(
-                    f"{one!r} is not NAME=SECONDS with seconds above 0, as in video-analysis=1800"
-                )
+                raise ValueError(f"{one!r} is not NAME=SECONDS with seconds above 0, as in video-analysis=1800")
         return given
 
     @property

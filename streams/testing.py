@@ -32,8 +32,7 @@ class ListedModels(ModelManager):
     def __init__(self, settings: Settings, models: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__(settings.mlflow, settings.cache)
         self._models = {
-            name: ResolvedModel(name, "1", f"physical://local/{name}", dict(tags))
-            for name, tags in models.items()
+            name: ResolvedModel(name, "1", f"physical://local/{name}", dict(tags)) for name, tags in models.items()
         }
 
     def connect(self) -> None:

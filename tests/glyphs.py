@@ -39,9 +39,7 @@ class Picture:
 def drawn_pdf(*drawn: Text | Picture, rotate: int = 0, pixels: int = 16) -> bytes:
     """Return a PDF of one page of 612 x 792 points with these texts and pictures of `pixels` x `pixels` on it."""
     texts = [one for one in drawn if isinstance(one, Text)]
-    codes = {
-        glyph: code for code, glyph in enumerate(sorted({glyph for one in texts for glyph in one.glyphs}), 1)
-    }
+    codes = {glyph: code for code, glyph in enumerate(sorted({glyph for one in texts for glyph in one.glyphs}), 1)}
     content = b"".join(_text(one, codes) if isinstance(one, Text) else _picture(one) for one in drawn)
     file = io.BytesIO()
     Image.new("L", (pixels, pixels), 200).save(file, "JPEG")
@@ -71,9 +69,7 @@ def drawn_pdf(*drawn: Text | Picture, rotate: int = 0, pixels: int = 16) -> byte
 
 def lines_of_text(count: int, *, top: float = 740, is_invisible: bool = False) -> Sequence[Text]:
     """Return lines that fill the page from its top on."""
-    return [
-        Text(60, top - 15 * index, "abcdefg hijk " * 5, is_invisible=is_invisible) for index in range(count)
-    ]
+    return [Text(60, top - 15 * index, "abcdefg hijk " * 5, is_invisible=is_invisible) for index in range(count)]
 
 
 def _text(text: Text, codes: dict[str, int]) -> bytes:

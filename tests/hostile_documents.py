@@ -95,12 +95,8 @@ def endless_pattern() -> bytes:
 
 def endless_shading() -> bytes:
     """A shading whose function takes tens of thousands of steps for each pixel."""
-    shading = (
-        b"<</ShadingType 1/ColorSpace/DeviceRGB/Domain[0 1 0 1]/Function 6 0 R/Matrix[612 0 0 792 0 0]>>"
-    )
-    function = stream(
-        b"{" + b" dup mul dup " * 20_000 + b"}", b"/FunctionType 4/Domain[0 1 0 1]/Range[0 1 0 1 0 1]"
-    )
+    shading = b"<</ShadingType 1/ColorSpace/DeviceRGB/Domain[0 1 0 1]/Function 6 0 R/Matrix[612 0 0 792 0 0]>>"
+    function = stream(b"{" + b" dup mul dup " * 20_000 + b"}", b"/FunctionType 4/Domain[0 1 0 1]/Range[0 1 0 1 0 1]")
     return one_page(stream(b"/S sh"), resources=b"/Shading<</S 5 0 R>>", more={5: shading, 6: function})
 
 
@@ -120,8 +116,7 @@ def masking_itself() -> bytes:
 def far_too_many_letters() -> bytes:
     """A page with more than a million letters in a file of some hundred kilobytes."""
     lines = b"".join(
-        b"1 0 0 1 %d %d Tm (abcdefghij) Tj " % (60 * (number % 200), 20 * (number // 200))
-        for number in range(120_000)
+        b"1 0 0 1 %d %d Tm (abcdefghij) Tj " % (60 * (number % 200), 20 * (number // 200)) for number in range(120_000)
     )
     return one_page(
         packed(b"BT /F 9 Tf " + lines + b"ET"),
@@ -143,6 +138,4 @@ def lying_jbig2() -> bytes:
     region = b"\0\0\0\1\x26\0\1\0\0\0\x1a" + side + bytes(18)
     about = b"/Type/XObject/Subtype/Image/Width 40000/Height 40000/BitsPerComponent 1/ColorSpace/DeviceGray"
     picture = stream(page + region, about + b"/Filter/JBIG2Decode")
-    return one_page(
-        stream(b"q 612 0 0 792 0 0 cm /I Do Q"), resources=b"/XObject<</I 5 0 R>>", more={5: picture}
-    )
+    return one_page(stream(b"q 612 0 0 792 0 0 cm /I Do Q"), resources=b"/XObject<</I 5 0 R>>", more={5: picture})

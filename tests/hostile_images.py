@@ -19,8 +19,7 @@ def jpeg_of_scans(scans: int, side: int = 2000) -> bytes:
     ]
     # Ends of block in runs of up to 32767, one after the other, to the end of the picture.
     bits = "".join(
-        "0" + format(max(min(32767, blocks - done), 16384) - 16384, "014b")
-        for done in range(0, blocks, 32767)
+        "0" + format(max(min(32767, blocks - done), 16384) - 16384, "014b") for done in range(0, blocks, 32767)
     )
     bits += "1" * (-len(bits) % 8)
     runs = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")

@@ -28,7 +28,5 @@ class RawName(str):
 def writing_raw_names() -> Iterator[None]:
     """Let producers take a `RawName`, which aiokafka's builder in C refuses."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "aiokafka.producer.message_accumulator.DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy
-        )
+        patch.setattr("aiokafka.producer.message_accumulator.DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
         yield

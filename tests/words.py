@@ -43,10 +43,7 @@ ALLOWED_IN_CODE = {
 def texts(path: Path) -> list[str]:
     """Return the lines of a file, without the names of functions and the like in code."""
     text = path.read_text(encoding="utf-8")
-    return [
-        re.sub(r"\w*_\w*|\w+\(|\.\w+", " ", line) if path.suffix == ".py" else line
-        for line in text.splitlines()
-    ]
+    return [re.sub(r"\w*_\w*|\w+\(|\.\w+", " ", line) if path.suffix == ".py" else line for line in text.splitlines()]
 
 
 def files(*names: str) -> list[Path]:

@@ -183,9 +183,7 @@ class Part(ABC):
         self.prepare()
         taken = [port for port in self.ports.values() if not is_free(port)]
         if taken:
-            raise _PortTaken(
-                f"{self.name}: another process listens on port {taken[0]}; stop it, then try again"
-            )
+            raise _PortTaken(f"{self.name}: another process listens on port {taken[0]}; stop it, then try again")
         self._process = self._spawn(self.command())
         self._await_healthy(self._process)
         self.on_healthy()

@@ -72,9 +72,7 @@ def http_get(port: int, path: str) -> httpx.Response:
     """
     try:
         # `verify`: without TLS there is no certificate to check, and to load those of the system takes long.
-        return httpx.get(
-            f"http://{HOST}:{port}{path}", timeout=_HTTP_TIMEOUT_S, trust_env=False, verify=False
-        )
+        return httpx.get(f"http://{HOST}:{port}{path}", timeout=_HTTP_TIMEOUT_S, trust_env=False, verify=False)
     except httpx.HTTPError as error:
         raise ConnectionError(f"port {port} does not answer in HTTP: {error}") from error
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 SHA256 = {
-    path: digest
-    for digest, path in map(str.split, Path(__file__).with_name("SHA256SUMS").read_text().splitlines())
+    path: digest for digest, path in map(str.split, Path(__file__).with_name("SHA256SUMS").read_text().splitlines())
 }
 """The hash of each source file, by its path in the unpacked wheels."""
 

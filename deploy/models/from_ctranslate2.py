@@ -68,9 +68,7 @@ def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Pat
     model.tie_weights()
     roles: Any = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "<|endoftext|>")
     words = WhisperTokenizer(tokenizer_file=str(tokenizer), **roles)
-    model.generation_config = _generation_config(
-        model.config, json.loads(config.read_text()), words.get_vocab()
-    )
+    model.generation_config = _generation_config(model.config, json.loads(config.read_text()), words.get_vocab())
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(target)
     extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)  # type: ignore[no-untyped-call]
@@ -129,9 +127,7 @@ def _model_config(variables: Mapping[str, Array]) -> WhisperConfig:
 
 
 def _layers(variables: Mapping[str, Array], side: str) -> int:
-    return sum(
-        name.startswith(f"{side}/layer_") and name.endswith("/ffn/linear_0/weight") for name in variables
-    )
+    return sum(name.startswith(f"{side}/layer_") and name.endswith("/ffn/linear_0/weight") for name in variables)
 
 
 def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:

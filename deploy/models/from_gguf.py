@@ -53,16 +53,12 @@ def _tokenizer(fields: dict[str, Any], config: LlamaConfig) -> PreTrainedTokeniz
     """
     tokens = fields["tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
-    backend = Tokenizer(
-        models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges)
-    )
+    backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     backend.decoder = decoders.ByteLevel()
-    control = [
-        token for token, kind in zip(tokens, fields["token_type"], strict=True) if kind == _CONTROL_TOKEN
-    ]
+    control = [token for token, kind in zip(tokens, fields["token_type"], strict=True) if kind == _CONTROL_TOKEN]
     backend.add_special_tokens(control)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,

@@ -153,9 +153,7 @@ def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
 
 
 def _provenance(recipe: Recipe) -> str:
-    files = "\n".join(
-        f"- {path}: SHA-256 {SHA256[path]}" for paths in recipe.sources.values() for path in paths
-    )
+    files = "\n".join(f"- {path}: SHA-256 {SHA256[path]}" for paths in recipe.sources.values() for path in paths)
     made = f"Converted to safetensors in fp32 by inferstream ({recipe.converter})"
     return (
         f"# {recipe.title}\n\n"

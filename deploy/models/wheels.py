@@ -34,9 +34,7 @@ def fetch(requirements: Sequence[str], target: Path) -> None:
             return
         complaints.append(f"{tool}: {complaint}")
     said = "\n".join(complaints) or "neither uv nor pip is installed beside this Python"
-    raise FetchError(
-        f"could not fetch {', '.join(requirements)}; check that the package index is reachable.\n{said}"
-    )
+    raise FetchError(f"could not fetch {', '.join(requirements)}; check that the package index is reachable.\n{said}")
 
 
 def _tools() -> Iterator[tuple[str, list[str]]]:

@@ -78,9 +78,7 @@ class MemoryBudget:
             except Exception:
                 # An engine may run on a GPU that torch does not see, or without torch: then only the number of models
                 # is limited.
-                log.warning(
-                    "gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True
-                )
+                log.warning("gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True)
                 self._limits[place] = sys.maxsize
         return self._limits[place]
 
@@ -129,9 +127,7 @@ class MemoryBudget:
         """
         places = {self.place(other.device) for other in (others if not entry.device else [entry])}
         return [
-            other
-            for other in others
-            if other is not entry and other.bytes > 0 and self.place(other.device) in places
+            other for other in others if other is not entry and other.bytes > 0 and self.place(other.device) in places
         ]
 
     def is_full(self, device: str, entries: Collection[Entry]) -> bool:

@@ -64,9 +64,7 @@ def explain(
     """
     found: list[str] = []
     for detail in error.errors(include_url=False):
-        key = ".".join(
-            [under, str(detail["loc"][0])] if under and detail["loc"] else map(str, detail["loc"][:2])
-        )
+        key = ".".join([under, str(detail["loc"][0])] if under and detail["loc"] else map(str, detail["loc"][:2]))
         reason = detail["msg"].removeprefix("Value error, ")
         if key in given:
             hint = f"{reason}; " if detail["type"] in ("value_error", "finite_number") else ""
@@ -112,9 +110,7 @@ def _contradiction(sentence: str, given: Mapping[str, Given], known: Mapping[str
     return f"{sentence} ({places})" if places else sentence
 
 
-def settings_for(
-    engine: str, settings_class: type[BaseModel] | None, given: Mapping[str, Given]
-) -> BaseModel | None:
+def settings_for(engine: str, settings_class: type[BaseModel] | None, given: Mapping[str, Given]) -> BaseModel | None:
     """Return an instance of `settings_class` made of `given`; None where an engine declares none.
 
     Raises:
@@ -125,12 +121,8 @@ def settings_for(
     fields = settings_class.model_fields if settings_class is not None else {}
     known = {f"{under}.{name}": Leaf(f"{under}.{name}", field) for name, field in fields.items()}
     mine = {f"{under}.{name}": one for name, one in given.items()}
-    hint = f"engine {engine} " + (
-        f"has: {', '.join(fields)}" if fields else "declares no settings_class; leave it out"
-    )
-    problems = [
-        _no_such(key, one, nearest(key, known), hint) for key, one in mine.items() if key not in known
-    ]
+    hint = f"engine {engine} " + (f"has: {', '.join(fields)}" if fields else "declares no settings_class; leave it out")
+    problems = [_no_such(key, one, nearest(key, known), hint) for key, one in mine.items() if key not in known]
     mine = {key: one for key, one in mine.items() if key in known}
     settings = None
     if settings_class is not None:

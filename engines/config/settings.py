@@ -118,9 +118,7 @@ class OllamaSettings(Section):
 
     api_base: str = Field(default="http://localhost:11434", pattern=r"^https?://")
     """Address of the Ollama server."""
-    timeout_s: float = Field(
-        default=300.0, gt=0, le=86_400, validation_alias=AliasChoices("timeout_s", "timeout")
-    )
+    timeout_s: float = Field(default=300.0, gt=0, le=86_400, validation_alias=AliasChoices("timeout_s", "timeout"))
     """Longest time for one answer; a busy server uses it up before the first token. May be written `timeout` as
     well."""
     max_concurrent: int = Field(default=4, gt=0)

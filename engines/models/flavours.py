@@ -54,9 +54,7 @@ def _transformers_flavour(described: Path, key: str) -> dict[str, Any]:
         description = yaml.safe_load(described.read_text(encoding="utf-8"))
         flavours: dict[str, dict[str, Any]] = dict(description["flavors"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ModelLoadFailed(
-            f"model {key} has an {DESCRIPTION} file that is not readable: {error}"
-        ) from error
+        raise ModelLoadFailed(f"model {key} has an {DESCRIPTION} file that is not readable: {error}") from error
     if "transformers" not in flavours:
         others = ", ".join(sorted(set(flavours) - {"python_function"})) or "python_function"
         raise ModelLoadFailed(
@@ -65,8 +63,7 @@ def _transformers_flavour(described: Path, key: str) -> dict[str, Any]:
         )
     if any(flavour.get("code") for flavour in flavours.values()):
         raise ModelLoadFailed(
-            f"model {key} ships Python code (code_paths), which a worker does not run; log it without "
-            "code_paths"
+            f"model {key} ships Python code (code_paths), which a worker does not run; log it without code_paths"
         )
     return flavours["transformers"]
 

@@ -87,9 +87,7 @@ class MlflowRegistry:
         """
         reference = parse_model_name(f"{model.name}@{alias}")
         if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
-            raise InvalidRequest(
-                f"alias {alias!r} is kept by MLflow for itself; take a word such as champion"
-            )
+            raise InvalidRequest(f"alias {alias!r} is kept by MLflow for itself; take a word such as champion")
         with self._asked() as client:
             client.set_registered_model_alias(reference.name, alias, model.version)
 
@@ -175,9 +173,7 @@ class MlflowRegistry:
 
         with self._asked():
             return Path(
-                download_artifacts(
-                    artifact_uri=source, dst_path=str(folder), tracking_uri=self.settings.tracking_uri
-                )
+                download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=self.settings.tracking_uri)
             )
 
     def ping(self) -> dict[str, Any]:

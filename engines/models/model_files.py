@@ -134,17 +134,13 @@ class ModelFiles:
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "directory", "free_bytes"} of the disk; never raises."""
         answer: dict[str, Any] = {"status": "ok", "directory": str(self._directory)}
-        existing = next(
-            path for path in (self._directory, *self._directory.absolute().parents) if path.exists()
-        )
+        existing = next(path for path in (self._directory, *self._directory.absolute().parents) if path.exists())
         try:
             answer["free_bytes"] = free = shutil.disk_usage(existing).free
         except OSError as error:
             return {**answer, "status": "error", "error": f"cannot be read: {error.strerror}"}
         if free < LEAST_FREE_BYTES:
-            answer.update(
-                status="error", error=f"the disk is full: {free} bytes are free; see cache.directory"
-            )
+            answer.update(status="error", error=f"the disk is full: {free} bytes are free; see cache.directory")
         return answer
 
     def _physical(self, model: ResolvedModel) -> Path | None:
@@ -247,18 +243,14 @@ class ModelFiles:
             if folder.exists():
                 folder.rename(partial / "replaced")
             content.rename(folder)
-            log.info(
-                "files_downloaded", model=model.key, bytes=size, seconds=round(time.monotonic() - started, 3)
-            )
+            log.info("files_downloaded", model=model.key, bytes=size, seconds=round(time.monotonic() - started, 3))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _fetched(self, model: ResolvedModel, partial: Path) -> Path:
         try:
             if model.source.startswith("hf://"):
-                return fetch_from_hub(
-                    model, partial / "files", wanted=self._wanted, max_bytes=self._max_bytes
-                )
+                return fetch_from_hub(model, partial / "files", wanted=self._wanted, max_bytes=self._max_bytes)
             return self._download(model.source, partial)
         except RegistryUnavailable as error:
             # Clients hide the disk's error in the text of their own.

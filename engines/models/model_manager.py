@@ -141,9 +141,7 @@ class ModelManager:
             return self._go_on_with(reference, last, known)
         except RegistryUnavailable as error:
             if last is None:
-                raise RegistryUnavailable(
-                    f"model_name {model_name} is not known here, and {error.message}"
-                ) from error
+                raise RegistryUnavailable(f"model_name {model_name} is not known here, and {error.message}") from error
             return self._go_on_with(reference, last, known)
 
     def register_model_to_mlflow(
@@ -227,9 +225,7 @@ class ModelManager:
                 log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)
             self._last_good.save(reference, model)
 
-    def _go_on_with(
-        self, reference: ModelReference, last: ResolvedModel, known: _Known | None
-    ) -> ResolvedModel:
+    def _go_on_with(self, reference: ModelReference, last: ResolvedModel, known: _Known | None) -> ResolvedModel:
         """Use `last` until the next poll, so that callers do not wait one after the other.
 
         `known` is what the caller found before it asked: if it was replaced meanwhile, the new one is newer than

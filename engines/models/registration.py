@@ -17,9 +17,7 @@ from handlers.errors import InvalidRequest
 ModelSource = Literal["huggingface", "ollama", "local"]
 
 _HUB_NAME = re.compile(r"(?:hf://)?(\w[\w.-]*/\w[\w.-]*)")
-_ABOUT = re.compile(
-    r"readme.*|licen[cs]e.*|notice.*|copying.*|\.gitattributes|\.gitignore|.*\.(md|rst)", re.IGNORECASE
-)
+_ABOUT = re.compile(r"readme.*|licen[cs]e.*|notice.*|copying.*|\.gitattributes|\.gitignore|.*\.(md|rst)", re.IGNORECASE)
 """Files that describe a model and do not belong to it."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 ADAPTER = (
@@ -67,9 +65,7 @@ def register(
     if model_source == "huggingface":
         all_tags.setdefault("engine", "transformers")
         folder = None if model_path is None else Path(model_path).expanduser()
-        named = _HUB_NAME.fullmatch(
-            str(model_path if model_path is not None else all_tags.get("repo_id", ""))
-        )
+        named = _HUB_NAME.fullmatch(str(model_path if model_path is not None else all_tags.get("repo_id", "")))
         if named is not None and (folder is None or not folder.is_dir()):
             all_tags.setdefault("repo_id", named[1])
             source = f"hf://{named[1]}"
@@ -100,18 +96,14 @@ def _uploaded(registry: MlflowRegistry, model_name: str, folder: Path, tags: dic
     return registry.create_version(model_name, source, tags, model_id=model_id)
 
 
-def _by_reference(
-    registry: MlflowRegistry, model_name: str, source: str, tags: dict[str, str]
-) -> ResolvedModel:
+def _by_reference(registry: MlflowRegistry, model_name: str, source: str, tags: dict[str, str]) -> ResolvedModel:
     newest = registry.newest(model_name)
     if newest is not None and newest.source == source and dict(newest.tags) == tags:
         return newest
     return registry.create_version(model_name, source, tags)
 
 
-def _ollama(
-    model_name: str, model_path: str | Path | None, tags: dict[str, str]
-) -> tuple[str, dict[str, str]]:
+def _ollama(model_name: str, model_path: str | Path | None, tags: dict[str, str]) -> tuple[str, dict[str, str]]:
     """Return source and tags of a model on an Ollama server."""
     name = tags.setdefault("ollama_model_name", str(model_path) if model_path is not None else "")
     if not name:
@@ -137,9 +129,7 @@ def _folder(model_source: str, model_path: str | Path | None) -> Path:
     if not folder.is_dir() or not files_in(folder):
         what = "is not a folder" if not folder.is_dir() else "is an empty folder"
         also = ", or hf://org/name" if model_source == "huggingface" else ""
-        raise InvalidRequest(
-            f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}"
-        )
+        raise InvalidRequest(f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}")
     names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
     _check_content(f"model_path {str(folder)!r}", names, is_transformers=model_source == "huggingface")
     return folder
@@ -149,9 +139,7 @@ def _check_content(where: str, names: Sequence[str], *, is_transformers: bool) -
     """Refuse files that cannot be a model: only texts about it, or not in the layout of transformers."""
     shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
     if all(_ABOUT.fullmatch(name.rpartition("/")[2]) for name in names):
-        raise InvalidRequest(
-            f"{where} holds no model, only {shown or 'nothing'}; give the folder with its weights"
-        )
+        raise InvalidRequest(f"{where} holds no model, only {shown or 'nothing'}; give the folder with its weights")
     kinds = {name.rpartition("/")[2] for name in names}  # a model of several parts has a folder for each
     if not is_transformers or "MLmodel" in kinds:
         return

@@ -53,9 +53,7 @@ class OllamaClient:
             trust_env=not settings.is_local,  # a proxy of the environment cannot reach this machine
         )
 
-    async def answer(
-        self, path: str, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]
-    ) -> AnswerChunk:
+    async def answer(self, path: str, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
         """Run a prompt (/api/generate) or a conversation (/api/chat); `hear` gets every chunk, and the last one, with
         counts and times, is returned.
 
@@ -130,9 +128,7 @@ class OllamaClient:
             for chunk in lines.feed(b"\n"):
                 yield _unfailed(chunk)
 
-    async def _ask(
-        self, method: str, path: str, kind: type[T], body: Any = None, *, model: str | None = None
-    ) -> T:
+    async def _ask(self, method: str, path: str, kind: type[T], body: Any = None, *, model: str | None = None) -> T:
         content = None if body is None else msgspec.json.encode(body)
         async with self._within(min(QUESTION_TIMEOUT_S, self._timeout_s)):
             response = await self._http.request(method, path, content=content, headers=_JSON)

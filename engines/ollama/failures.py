@@ -33,9 +33,7 @@ _OPTION = (200, 400, 500)
 _FAILED = "{about}, failed: {said}"
 _REFUSED = "{about}, refused: {said}"
 _NOT_TAKEN = " is refused by Ollama: {said}"
-_CUT = (
-    "shorten the prompt, raise options.num_ctx, or give options.truncate true to have its oldest part cut off"
-)
+_CUT = "shorten the prompt, raise options.num_ctx, or give options.truncate true to have its oldest part cut off"
 _MARK = "leave texts like [img-0] out of the prompt of a model that sees"
 
 _RULES: tuple[tuple[tuple[int, ...], str, type[InferenceError], str], ...] = (
@@ -115,9 +113,7 @@ class Failures:
             return ModelLoadFailed(f"{about}; {_NAME_CURE}")
         return EngineUnavailable(about)
 
-    def of_transport(
-        self, error: httpx.HTTPError | TimeoutError | BadLine, within_s: float
-    ) -> InferenceError:
+    def of_transport(self, error: httpx.HTTPError | TimeoutError | BadLine, within_s: float) -> InferenceError:
         """Return the error for a server that is away, silent for too long, or does not speak HTTP."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return EngineUnavailable(
@@ -131,9 +127,7 @@ class Failures:
             )
         if isinstance(error, BadLine):
             return EngineUnavailable(f"{self.server} does not answer as Ollama does: it sent {error}")
-        return EngineUnavailable(
-            f"the connection to Ollama at {self.server} broke: {type(error).__name__}: {error}"
-        )
+        return EngineUnavailable(f"the connection to Ollama at {self.server} broke: {type(error).__name__}: {error}")
 
     def of_cut(self, model: str) -> InferenceError:
         """Return the error for a stream that ended before its last line."""

@@ -100,9 +100,7 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
         messages, images = inputs["messages"], inputs.get("images", ())
         named = sum(part["type"] == "image" for message in messages for part in _parts(message))
         if named != len(images):
-            raise InvalidInput(
-                f"data.messages names {counted(named, 'image')}, but data.images has {len(images)}"
-            )
+            raise InvalidInput(f"data.messages names {counted(named, 'image')}, but data.images has {len(images)}")
         left = iter(images)
         body["messages"] = [_message(message, left) for message in messages]
     elif isinstance(inputs.get("inputs"), str):

@@ -98,9 +98,7 @@ class _PullWatch:
         if now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
             completed, total = self.progress()
-            log.info(
-                "model_pulling", model=self._model, status=chunk.status, completed=completed, total=total
-            )
+            log.info("model_pulling", model=self._model, status=chunk.status, completed=completed, total=total)
 
     def progress(self) -> tuple[int, int]:
         """Return the bytes that are there, and those of all layers so far."""

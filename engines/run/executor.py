@@ -331,15 +331,11 @@ def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Out
 def _checked(outcome: Any, job: Job) -> Outcome:
     if isinstance(outcome, (dict, InferenceError)):
         return outcome
-    return InternalError(
-        f"engine {job.engine_name} returned {type(outcome).__name__} for a request; it must be a dict"
-    )
+    return InternalError(f"engine {job.engine_name} returned {type(outcome).__name__} for a request; it must be a dict")
 
 
 def _as_failure(error: BaseException, job: Job) -> InferenceError:
     failure = as_inference_error(error, f"as engine {job.engine_name} ran model {job.model.key}")
     if failure is not error:
-        log.error(
-            "execute_failed", task=job.task, engine=job.engine_name, model=job.model.key, exc_info=error
-        )
+        log.error("execute_failed", task=job.task, engine=job.engine_name, model=job.model.key, exc_info=error)
     return failure

@@ -59,9 +59,7 @@ class RequestResolver:
                 name = _engine_of(found.model)
             engine = self._engines.get(name)
             check_engine(engine, name, task)
-            bounds = (
-                {**self._bounds, **engine.option_bounds} if options or handler.options_in_data else NO_BOUNDS
-            )
+            bounds = {**self._bounds, **engine.option_bounds} if options or handler.options_in_data else NO_BOUNDS
             checked = validate_options(options, task_options=handler.options, engine=name, bounds=bounds)
             if handler.options_in_data:
                 checked = with_options_in_data(handler, checked, job.data, name, bounds)
@@ -97,9 +95,7 @@ def _check_names(task: Any, engine: Any, model_name: Any) -> None:
     """
     for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
         if not isinstance(value, str) or not (value or name == "engine"):
-            raise InvalidRequest(
-                f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}"
-            )
+            raise InvalidRequest(f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}")
 
 
 def check_engine(engine: BaseEngine, name: str, task: str) -> None:

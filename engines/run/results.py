@@ -20,9 +20,7 @@ no_time = dict.fromkeys(STAGES, 0.0).copy
 """Returns new timings in which every stage took 0 seconds."""
 
 
-def failed_in(
-    stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float
-) -> dict[str, float]:
+def failed_in(stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float) -> dict[str, float]:
     """Return the timings of a request that failed in `stage`, which gets the time that no stage has counted.
 
     If it failed while it waited for its engine, `running_s` is how long the engine has worked on it.
@@ -136,9 +134,7 @@ def refused_result(
     )
 
 
-def failed_instead(
-    result: Result, error: InferenceError, *, metadata: dict[str, Any] | None = None
-) -> Result:
+def failed_instead(result: Result, error: InferenceError, *, metadata: dict[str, Any] | None = None) -> Result:
     """Return the failure that replaces `result` where that cannot be sent; `metadata` replaces its own."""
     return msgspec.structs.replace(
         result,

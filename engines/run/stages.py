@@ -86,9 +86,7 @@ def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
     return failure
 
 
-def _inputs(
-    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
+def _inputs(handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Return the handler's inputs for `data`.
 
     Raises:

@@ -106,9 +106,7 @@ class Statistics:
                 "tasks": _by_name(tasks),
                 "models": _by_name(models),
                 "engines": _by_name(engines),
-                "stage_mean_s": {
-                    stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
-                },
+                "stage_mean_s": {stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()},
                 **{kind: _by_code(counts) for kind, counts in self._by_code.items()},
             }
         answer["latency_s"] = _latency(sorted(latencies))  # sorted outside of the lock

@@ -231,8 +231,7 @@ class VideoClassificationRunner(ClassificationRunner):
 
     def features(self, windows: Sequence[list[Any]]) -> Sequence[Features]:
         return [
-            dict(self.processor(frames, return_tensors="pt", input_data_format="channels_last"))
-            for frames in windows
+            dict(self.processor(frames, return_tensors="pt", input_data_format="channels_last")) for frames in windows
         ]
 
 

@@ -126,6 +126,4 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
         pinned.copy_(tensor)  # converts on the way: one pass over the numbers
         return pinned.to(device, non_blocking=True)
 
-    return {
-        name: moved(value) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
-    }
+    return {name: moved(value) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}

@@ -160,9 +160,7 @@ class TransformersEngine(BaseEngine):
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return the options that must be equal within a batch: those that runners do not keep per row."""
-        return json.dumps(
-            {name: options[name] for name in sorted(options) if name not in OWN_OPTIONS}, default=str
-        )
+        return json.dumps({name: options[name] for name in sorted(options) if name not in OWN_OPTIONS}, default=str)
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         """Return the bytes of the weights in folder `path` in the number format of the settings, and the device.
@@ -218,9 +216,7 @@ class TransformersEngine(BaseEngine):
     def _folder(self, name: str, kw: Mapping[str, Any]) -> ModelFolder:
         task, path = kw.get("task"), kw.get("path")
         if task not in RUNNERS:
-            raise ModelLoadFailed(
-                f"model {name}: transformers runs {', '.join(sorted(RUNNERS))}, not {task!r}"
-            )
+            raise ModelLoadFailed(f"model {name}: transformers runs {', '.join(sorted(RUNNERS))}, not {task!r}")
         if path is None or not Path(path).is_dir():
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
         with loading():  # transformers imports its parts lazily, too

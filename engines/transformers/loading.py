@@ -118,9 +118,7 @@ class ModelFolder:
         if is_adapter({path.name for path in self.path.iterdir()}):
             raise ModelLoadFailed(f"model {self.name} {ADAPTER}")
         if not (self.path / "config.json").is_file():
-            raise ModelLoadFailed(
-                f"model {self.name} has no config.json; register a folder saved by save_pretrained"
-            )
+            raise ModelLoadFailed(f"model {self.name} has no config.json; register a folder saved by save_pretrained")
         config: PreTrainedConfig = self._part(AutoConfig)
         return config
 

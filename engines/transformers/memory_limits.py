@@ -31,9 +31,7 @@ class ShrinkOnOutOfMemory:
         self._model = model
         self._of = of
 
-    def run(
-        self, run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], costs: Sequence[float]
-    ) -> list[R]:
+    def run(self, run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], costs: Sequence[float]) -> list[R]:
         """Call `run` with parts of `items` that fit, in order, and return the results of all.
 
         The cost of a part is padded: its number of items times the largest cost among them. An item that costs more

@@ -49,9 +49,7 @@ def pack_weights(model: torch.nn.Module) -> None:
 
 def can_pack() -> bool:
     """Tell whether this machine and this torch support packed weights."""
-    has_kernels = all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
-    )
+    has_kernels = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     return torch._C._has_mkldnn and has_kernels and platform.machine() in ("x86_64", "AMD64")
 
 
@@ -75,9 +73,7 @@ class PackedWeight(torch.Tensor):
     def __new__(cls, weight: torch.Tensor, packed: torch.Tensor | None = None) -> PackedWeight:
         """`weight` is (outputs, inputs), float32; `packed` is the same matrix where it is packed already."""
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
-        made.packed = (
-            torch.ops.mkldnn._reorder_linear_weight(weight, _LAID_OUT_FOR) if packed is None else packed
-        )
+        made.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _LAID_OUT_FOR) if packed is None else packed
         return made
 
     @classmethod

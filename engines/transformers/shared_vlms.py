@@ -34,9 +34,7 @@ class SharedModels:
         with self._lock:
             return any(_identity(folder, part) in self._shared for part in ("", PAGES))
 
-    def take(
-        self, folder: Path, load: Callable[[], _Model], *, part: str = ""
-    ) -> tuple[_Model, Callable[[], None]]:
+    def take(self, folder: Path, load: Callable[[], _Model], *, part: str = "") -> tuple[_Model, Callable[[], None]]:
         """Return the model in `folder`, loaded by `load` where needed, and the function that releases it.
 
         The last release closes the model. `part` separates several models of one folder.

@@ -71,8 +71,7 @@ class VisionLanguageRunner(GenerationRunner):
         one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
         if one_by_one and any(tensor.shape[0] > 1 for tensor in sequence.extras.values()):
             raise InvalidOption(
-                f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one "
-                "image"
+                f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one image"
             )
         return sequence
 
@@ -106,9 +105,7 @@ class VisionLanguageRunner(GenerationRunner):
         """Return the user's one message as text, with the processor's marks for images. Processors whose image token
         is not a plain string add it themselves."""
         if len(messages) > 1:
-            raise InvalidInput(
-                f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
-            )
+            raise InvalidInput(f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt")
         token = getattr(self.processor, "image_token", None)
         image = token if isinstance(token, str) else ""
         return "".join(image if part["type"] == "image" else part["text"] for part in messages[0]["content"])
@@ -126,8 +123,7 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
         {
             "role": message["role"],
             "content": [
-                {**part, "image": next(left)} if part["type"] == "image" else part
-                for part in message["content"]
+                {**part, "image": next(left)} if part["type"] == "image" else part for part in message["content"]
             ],
         }
         for message in messages

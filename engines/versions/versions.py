@@ -194,8 +194,7 @@ class Versions:
         """Return whether a version is active, or about to be."""
         with self._lock:
             return any(
-                version == active.current.id
-                or (active.state is State.LOADING and version == active.wanted.id)
+                version == active.current.id or (active.state is State.LOADING and version == active.wanted.id)
                 for active in self._names.values()
             )
 

@@ -27,9 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODULES))
     parser.add_argument("--quick", action="store_true", help="short runs that only show that all works")
-    parser.add_argument(
-        "--rounds", type=int, metavar="N", help="rounds of every benchmark, in place of its own"
-    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of every benchmark, in place of its own")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument("--list", action="store_true", help="show the benchmarks and run none")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where JSON and plots go")

@@ -75,16 +75,11 @@ async def run(context: Context) -> Measurement:
             **{side: functools.partial(asyncio.to_thread, loop, paths) for side, loop in loops.items()},
         }
         speeds = await interleaved(
-            {
-                side: functools.partial(_speed, side, call, seconds, heard, wall_s)
-                for side, call in sides.items()
-            },
+            {side: functools.partial(_speed, side, call, seconds, heard, wall_s) for side, call in sides.items()},
             rounds,
             context.turns(rounds, sides=len(sides)),
         )
-    figures = {
-        f"over {side}": ratios(speeds, PIPELINE, over=side) for side in (LOOP, FASTER) if side in speeds
-    }
+    figures = {f"over {side}": ratios(speeds, PIPELINE, over=side) for side in (LOOP, FASTER) if side in speeds}
     return Measurement(
         figures=figures,
         charts=[Chart("seconds of speech in a second of CPU time", "x", speeds)],
@@ -189,8 +184,7 @@ def _notes(
     by_side = ", ".join(f"{side} {Spread.of(of_side).median:.2f}" for side, of_side in speeds.items())
     by_wall = ratios(wall_s, LOOP, over=PIPELINE).median
     unlike = sum(
-        normalized(ours) != normalized(theirs)
-        for ours, theirs in zip(heard[PIPELINE], heard[LOOP], strict=True)
+        normalized(ours) != normalized(theirs) for ours, theirs in zip(heard[PIPELINE], heard[LOOP], strict=True)
     )
     return [
         f"{seconds:.0f} s of speech in {len(heard[PIPELINE])} clips; so much of it in a second of CPU time: {by_side}",

@@ -50,9 +50,7 @@ class Call:
         Raises:
             RuntimeError: the request failed.
         """
-        result = manager.infer(
-            task=self.task, engine="transformers", model_name=self.model_name, data=self.data
-        )
+        result = manager.infer(task=self.task, engine="transformers", model_name=self.model_name, data=self.data)
         if not result["success"]:
             raise RuntimeError(str(result["error"]))
 

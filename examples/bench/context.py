@@ -113,18 +113,14 @@ class Context:
         """Return topics and a consumer group of their own, with settings on top of the stack's."""
         folder = self.directory / f"site-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
-        return Site(
-            folder, self.stack.settings(), **{name: dict(values) for name, values in sections.items()}
-        )
+        return Site(folder, self.stack.settings(), **{name: dict(values) for name, values in sections.items()})
 
     def register(self, name: str, tags: Mapping[str, str], folder: Path | None = None) -> None:
         """Register a model at the stack, unless just this is registered already; without files, by its name alone."""
         if folder is None:
             # What says that it lies on the workers already: an engine that needs no files never looks.
             tags = {**tags, "physical_path": f"/no-files/{name}"}
-        self.models().register_model_to_mlflow(
-            model_name=name, model_source="local", model_path=folder, tags=tags
-        )
+        self.models().register_model_to_mlflow(model_name=name, model_source="local", model_path=folder, tags=tags)
 
     def prepared_model(self, name: str) -> Path:
         """Return the folder of a model of the catalogue, made where need be, and register it at the stack."""

@@ -73,9 +73,7 @@ class OneByOne:
     def __init__(self, folder: Path) -> None:
         prepare_torch(1)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
-        )
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
     def tokens_of(self, ask: Ask) -> Any:
         """Return the prompt as `generate` takes it, through the chat template."""

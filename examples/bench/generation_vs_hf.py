@@ -79,9 +79,7 @@ def _managed(side: OneByOne, prompts: Sequence[list[int]], asks: Sequence[Ask]) 
     finally:
         manager.stop(block=True, hard_stop=True)
     tokens = [found[str(number)] for number in range(len(asks))]
-    return [
-        Answer(side.tokenizer.decode(one, skip_special_tokens=True), len(one), cpu_s) for one in tokens
-    ], cpu_s
+    return [Answer(side.tokenizer.decode(one, skip_special_tokens=True), len(one), cpu_s) for one in tokens], cpu_s
 
 
 def _add(manager: Any, identity: str, prompt: list[int], budget: int) -> None:

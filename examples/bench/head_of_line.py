@@ -52,9 +52,7 @@ async def run(context: Context) -> Measurement:
     )
 
 
-async def _p95_ms(
-    context: Context, site: Site, task: str, taken_ms: dict[str, list[float]], has_slow: bool
-) -> float:
+async def _p95_ms(context: Context, site: Site, task: str, taken_ms: dict[str, list[float]], has_slow: bool) -> float:
     """Return the p95 of the short requests, which must all be answered, as must the slow one."""
     model, slow_model = MODELS[task]
     turn = uuid.uuid4().hex[:8]
@@ -63,12 +61,9 @@ async def _p95_ms(
     every = [(identity, timed.timed_request(identity, task, model, SHORT_S)) for identity in short]
     if has_slow:
         every.insert(_SLOW_COMES_AFTER, (slow, timed.timed_request(slow, task, slow_model, slow_s)))
-    async with Stopwatch(
-        site.settings.kafka, site.topics.requests(task), site.topics.results(task)
-    ) as stopwatch:
+    async with Stopwatch(site.settings.kafka, site.topics.requests(task), site.topics.results(task)) as stopwatch:
         warm = {
-            f"{turn}-{name}": timed.timed_request(f"{turn}-{name}", task, name, 0.0)
-            for name in {model, slow_model}
+            f"{turn}-{name}": timed.timed_request(f"{turn}-{name}", task, name, 0.0) for name in {model, slow_model}
         }
         await stopwatch.send_evenly(warm.items(), rate_per_s=RATE_PER_S)
         await stopwatch.answered(warm)

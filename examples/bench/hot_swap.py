@@ -49,9 +49,7 @@ async def run(context: Context) -> Measurement:
             await stopwatch.send(*_request(0))
             await stopwatch.answered([_request(0)[0]])  # it waits for the model, as no later one should
             total = int((count + 1) * BETWEEN_FLIPS_S * RATE_PER_S)
-            sending = asyncio.create_task(
-                stopwatch.send_evenly(map(_request, range(1, total)), rate_per_s=RATE_PER_S)
-            )
+            sending = asyncio.create_task(stopwatch.send_evenly(map(_request, range(1, total)), rate_per_s=RATE_PER_S))
             for number in range(1, count + 1):
                 context.report(f"flip {number} of {count}", number / (count + 1))
                 await asyncio.sleep(BETWEEN_FLIPS_S)
@@ -64,9 +62,7 @@ async def run(context: Context) -> Measurement:
     slowest = max(answer.ms for answer in answers)
     return Measurement(
         figures={"failed": Spread.of([len(failed)]), "wrong": Spread.of([len(wrong)])},
-        charts=[
-            Chart("time to the answer, by request", "ms", {"": [answer.ms for answer in answers]}, "course")
-        ],
+        charts=[Chart("time to the answer, by request", "ms", {"": [answer.ms for answer in answers]}, "course")],
         notes=[
             f"{len(answers)} requests, {count} flips; the longest wait for an answer was {slowest:.0f} ms, "
             f"where loading a version takes {timed.LOAD_S * 1000:.0f} ms",

@@ -74,15 +74,11 @@ def ours(site: Site) -> ServerProcess:
     """Return `inferstream serve` with the settings of `site`."""
     [port] = free_ports(1)
     command = [sys.executable, "-m", "streams.cli", "--config", str(site.config_path)]
-    return ServerProcess(
-        [*command, "--set", f"http.port={port}", "serve"], port, site.directory / "serve.log"
-    )
+    return ServerProcess([*command, "--set", f"http.port={port}", "serve"], port, site.directory / "serve.log")
 
 
 def litserve(site: Site, *, is_batched: bool) -> ServerProcess:
     """Return LitServe with the same engine, one worker process."""
     [port] = free_ports(1)
     command = [sys.executable, "-m", "examples.bench.litserve_noop", "--port", str(port)]
-    return ServerProcess(
-        [*command, *(["--batched"] if is_batched else [])], port, site.directory / "litserve.log"
-    )
+    return ServerProcess([*command, *(["--batched"] if is_batched else [])], port, site.directory / "litserve.log")

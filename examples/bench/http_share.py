@@ -80,14 +80,10 @@ async def run(context: Context) -> Measurement:
     )
 
 
-async def _turn(
-    context: Context, side: str, server: ServerProcess, load: Load, taken: list[Answered]
-) -> float:
+async def _turn(context: Context, side: str, server: ServerProcess, load: Load, taken: list[Answered]) -> float:
     most = min(MOST_REQUESTS, REQUESTS_PER_CONNECTION * load.connections)
     count = context.scaled(most, quick=2 * load.connections)
-    body = encode(
-        Request(task=noop.NAME, engine=load.model, model_name=load.model, data={"value": noop.VALUE})
-    )
+    body = encode(Request(task=noop.NAME, engine=load.model, model_name=load.model, data={"value": noop.VALUE}))
     answered = await ask(server.url, PATHS[side], [body] * count, load.connections)
     taken.append(answered)
     return answered.per_s
@@ -105,8 +101,6 @@ def _in_words(load: Load, taken: dict[str, list[Answered]]) -> str:
 BENCHMARK = Benchmark(
     name="http-share",
     what="requests a second over HTTP, no-op and batching engine, 1, 32 and 200 connections; share of LitServe's",
-    targets=[
-        Target(f"{model}, {connections}", ">=", 0.6) for model in noop.MODELS for connections in CONNECTIONS
-    ],
+    targets=[Target(f"{model}, {connections}", ">=", 0.6) for model in noop.MODELS for connections in CONNECTIONS],
     run=run,
 )

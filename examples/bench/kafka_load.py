@@ -18,9 +18,7 @@ _PATIENCE_S = 300.0
 async def fill(site: Site, topic: str, values: Iterable[bytes]) -> int:
     """Produce `values`, wait for the broker to have them, and return how many there were."""
     count = 0
-    async with AIOKafkaProducer(
-        bootstrap_servers=site.settings.kafka.bootstrap_servers, acks="all"
-    ) as producer:
+    async with AIOKafkaProducer(bootstrap_servers=site.settings.kafka.bootstrap_servers, acks="all") as producer:
         sent: list[asyncio.Future[object]] = []
         for value in values:
             sent.append(await producer.send(topic, value))

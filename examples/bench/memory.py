@@ -103,9 +103,7 @@ def _requests(task: str, first: int, count: int, addresses: Sequence[str]) -> It
             yield noop.noop_request(number)
         else:
             data = {"audio": addresses[number % len(addresses)]}
-            yield encode(
-                Request(task=task, engine="transformers", model_name=MODEL, id=f"media-{number}", data=data)
-            )
+            yield encode(Request(task=task, engine="transformers", model_name=MODEL, id=f"media-{number}", data=data))
 
 
 async def _failures(site: Site) -> int:

@@ -51,11 +51,7 @@ async def run(context: Context) -> Measurement:
             ratios.append(await _cleared_mb(server.url, process, course) / base_mb)
     return Measurement(
         figures={"ratio": Spread.of(ratios)},
-        charts=[
-            Chart(
-                "resident memory: start, then loaded and cleared in turns", "MB", {"serve": course}, "course"
-            )
-        ],
+        charts=[Chart("resident memory: start, then loaded and cleared in turns", "MB", {"serve": course}, "course")],
         notes=[
             f"{course[0]:.0f} MB without torch; {base_mb:.0f} MB with the libraries of all tasks, the models gone",
             f"a burst has {len(bodies)} tasks, {CONNECTIONS} requests at a time; with its models a process took "

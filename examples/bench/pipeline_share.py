@@ -69,9 +69,7 @@ async def run(context: Context) -> Measurement:
                 PIPELINE: functools.partial(
                     _rate, labels, PIPELINE, functools.partial(_answered, runtime.pipeline, task, addresses)
                 ),
-                LOOP: functools.partial(
-                    _rate, labels, LOOP, functools.partial(asyncio.to_thread, loops[task], paths)
-                ),
+                LOOP: functools.partial(_rate, labels, LOOP, functools.partial(asyncio.to_thread, loops[task], paths)),
             }
             await _answered(runtime.pipeline, task, addresses[:IN_FLIGHT])
             loops[task](paths[:IN_FLIGHT])

@@ -73,9 +73,7 @@ def markdown_of(reports: Sequence[dict[str, Any]]) -> str:
         ]
         bounds = [f"{its['target']} {its['unit']}".rstrip() for its in figures.values()]
         verdict = "ok" if report["met"] else "short"
-        lines.append(
-            f"| {report['name']} | {report['what']} | {', '.join(values)} | {', '.join(bounds)} | {verdict} |"
-        )
+        lines.append(f"| {report['name']} | {report['what']} | {', '.join(values)} | {', '.join(bounds)} | {verdict} |")
     machines = dict.fromkeys(one_line(report["machine"]) for report in reports)
     return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in machines), ""])
 

@@ -41,9 +41,7 @@ async def run(context: Context) -> Measurement:
         await worker.started()
         async with (
             Stopwatch(theirs.settings.kafka, loop.source, loop.target) as raw,
-            Stopwatch(
-                ours.settings.kafka, ours.topics.requests(noop.NAME), ours.topics.results(noop.NAME)
-            ) as product,
+            Stopwatch(ours.settings.kafka, ours.topics.requests(noop.NAME), ours.topics.results(noop.NAME)) as product,
         ):
             stopwatches = {RAW: raw, PRODUCT: product}
             for stopwatch in stopwatches.values():
@@ -59,15 +57,11 @@ async def run(context: Context) -> Measurement:
 
 def _measurement(taken: dict[str, list[list[float]]], broker: str) -> Measurement:
     by_round = {
-        percent: {
-            side: [percentile(latencies, percent) for latencies in rounds] for side, rounds in taken.items()
-        }
+        percent: {side: [percentile(latencies, percent) for latencies in rounds] for side, rounds in taken.items()}
         for percent in (50, 99)
     }
     added = {
-        f"p{percent}": Spread.of(
-            [ours - theirs for ours, theirs in zip(sides[PRODUCT], sides[RAW], strict=True)]
-        )
+        f"p{percent}": Spread.of([ours - theirs for ours, theirs in zip(sides[PRODUCT], sides[RAW], strict=True)])
         for percent, sides in by_round.items()
     }
     everything = {side: [one for latencies in rounds for one in latencies] for side, rounds in taken.items()}

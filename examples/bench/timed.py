@@ -67,6 +67,4 @@ class TimedEngine(BaseEngine):
 
 def timed_request(identity: str, task: str, model_name: str, seconds: float) -> bytes:
     """Return a request that takes `seconds`."""
-    return encode(
-        Request(task=task, engine=ENGINE, model_name=model_name, id=identity, data={"seconds": seconds})
-    )
+    return encode(Request(task=task, engine=ENGINE, model_name=model_name, id=identity, data={"seconds": seconds}))

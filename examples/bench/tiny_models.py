@@ -34,6 +34,5 @@ def video_files(count: int) -> list[bytes]:
     rng = random.Random(7)
     kinds = list(DIRECTIONS)
     return [
-        encoded_video(moving_square(kinds[number % len(kinds)], rng, frames=20, size=96))
-        for number in range(count)
+        encoded_video(moving_square(kinds[number % len(kinds)], rng, frames=20, size=96)) for number in range(count)
     ]

@@ -192,9 +192,7 @@ def _refused(plan: Plan) -> list[Case]:
     undecodable = Request(task="text-generation", engine="transformers", model_name=TEXT, data={})
     return [
         Case(_on_s3(plan, "asr", SPEECH, "audio", corrupt).request, corrupt.name, refusal="MEDIA_CORRUPT"),
-        _text(
-            "unknown-model", "a model that nobody registered", model="no-such-model", refusal="UNKNOWN_MODEL"
-        ),
+        _text("unknown-model", "a model that nobody registered", model="no-such-model", refusal="UNKNOWN_MODEL"),
         Case(missing, "not-there.flac", refusal="MEDIA_NOT_FOUND"),
         Case(undecodable, "bytes that are not JSON", refusal="UNDECODABLE", raw=_NO_JSON),
     ]

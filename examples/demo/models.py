@@ -22,8 +22,7 @@ def demo_models(console: Console) -> tuple[LocalModel, ...]:
     """Return the models, ready to be registered; the published ones are fetched the first time."""
     with progress_bars(console) as report:
         published = [
-            LocalModel.prepared(name, prepare(CATALOGUE[name], progress=report))
-            for name in (TEXT, SPEECH, PAGES)
+            LocalModel.prepared(name, prepare(CATALOGUE[name], progress=report)) for name in (TEXT, SPEECH, PAGES)
         ]
     trained = [
         LocalModel(name, "local", {"task": task, "engine": "transformers"}, folder)

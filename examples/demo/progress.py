@@ -42,9 +42,7 @@ class AnswersProgress:
             self._bars.update(self._rows[group], advance=1, last=last.replace("[", r"\["))
         elif self._counts[group] == self._totals[group]:
             seconds = time.monotonic() - self._began
-            self._console.print(
-                f"{_named(group)} {self._totals[group]} done after {seconds:.1f} s", highlight=False
-            )
+            self._console.print(f"{_named(group)} {self._totals[group]} done after {seconds:.1f} s", highlight=False)
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()

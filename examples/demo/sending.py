@@ -127,9 +127,7 @@ def _judged(case: Case, result: Mapping[str, Any]) -> tuple[str, str | None]:
     return error["message"], case.problem_of_error(error["code"], error["message"])
 
 
-async def _dead_letter(
-    client: InferenceClient, dead_letters: TopicReader, case: Case
-) -> tuple[str, str | None]:
+async def _dead_letter(client: InferenceClient, dead_letters: TopicReader, case: Case) -> tuple[str, str | None]:
     await client.send_bytes(case.request.task, case.raw, key=_NO_ID)
     async for record in dead_letters.records():
         if record.key == _NO_ID:

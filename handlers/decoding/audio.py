@@ -178,9 +178,7 @@ def _is_raw_gsm(content: bytes) -> bool:
     return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
 
 
-def _decode_container(
-    content: bytes, what: str, gathering: Gathering, before_s: float, *, is_cut: bool
-) -> SoundTrack:
+def _decode_container(content: bytes, what: str, gathering: Gathering, before_s: float, *, is_cut: bool) -> SoundTrack:
     """Decode what soundfile could not read, after the first `before_s`; return the track that was taken.
 
     That is the preferred track, or another one where it is silent.
@@ -220,9 +218,7 @@ def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, gathering: 
         )
     if not len(array):
         raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
-    gathering.add(
-        _array_block(array, field), rate=rate, channels=1, claimed=len(array), what=field, cure=_CURE
-    )
+    gathering.add(_array_block(array, field), rate=rate, channels=1, claimed=len(array), what=field, cure=_CURE)
     return gathering.samples
 
 
@@ -230,7 +226,5 @@ def _array_block(array: NDArray[Any], field: str) -> Iterator[Samples]:
     floats = array.astype(np.float32) / np.float32(32768 if array.dtype == np.int16 else 1)
     mono = mixed(floats) if array.ndim == 2 else floats
     if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
-        raise InvalidInput(
-            f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"
-        )
+        raise InvalidInput(f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first")
     yield mono

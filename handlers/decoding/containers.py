@@ -102,10 +102,7 @@ def about_track(stream: AnyStream, streams: Sequence[AnyStream]) -> dict[str, An
 
 def kinds(container: InputContainer) -> str:
     """Return what the container holds, for a message: "audio, video of an unknown codec"."""
-    found = {
-        stream.type if is_known(stream) else f"{stream.type} of an unknown codec"
-        for stream in container.streams
-    }
+    found = {stream.type if is_known(stream) else f"{stream.type} of an unknown codec" for stream in container.streams}
     return ", ".join(sorted(found))
 
 

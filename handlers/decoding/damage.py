@@ -19,8 +19,4 @@ def damage_of(content: bytes) -> str | None:
         (damaged, count), part = asf.damaged_packets(content), "packet"
     else:
         return None
-    return (
-        f"{damaged} of its {counted(count, part)} {'is' if damaged == 1 else 'are'} damaged"
-        if damaged
-        else None
-    )
+    return f"{damaged} of its {counted(count, part)} {'is' if damaged == 1 else 'are'} damaged" if damaged else None

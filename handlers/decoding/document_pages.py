@@ -69,9 +69,7 @@ def told_damage(pages: Sequence[Page], field: str) -> str | None:
     for page in pages:
         for part in page.get("damage", []):
             found.setdefault(part, []).append(str(page["number"]))
-    parts = [
-        f"{part} of page{'s' * (len(numbers) > 1)} {', '.join(numbers)}" for part, numbers in found.items()
-    ]
+    parts = [f"{part} of page{'s' * (len(numbers) > 1)} {', '.join(numbers)}" for part, numbers in found.items()]
     return f"{field} is damaged and was read only in part: {'; '.join(parts)}" if parts else None
 
 
@@ -129,9 +127,7 @@ def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[i
 
 def _spans(pages: Any) -> Iterator[tuple[int, int]]:
     """Yield first and last page of each part of `pages`."""
-    parts = (
-        pages.split(",") if isinstance(pages, str) else pages if isinstance(pages, list | tuple) else [pages]
-    )
+    parts = pages.split(",") if isinstance(pages, str) else pages if isinstance(pages, list | tuple) else [pages]
     for part in parts:
         if type(part) is int and abs(part) <= _LAST_NUMBER:
             yield part, part

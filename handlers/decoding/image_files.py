@@ -76,9 +76,7 @@ def opened_image(content: bytes, what: str) -> Image.Image:
             log.info("image_header_unreadable", image=what, format=name, error=repr(error))
             if told := misplaced(content, wanted=("image",), cure=_CURE):
                 raise MediaCorrupt(f"{what} is {told}") from error
-            cause = (
-                "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
-            )
+            cause = "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
             raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
     raise MediaCorrupt(f"{what} is {refusal(content, wanted=('image',), cure=_CURE)}")
 

@@ -109,9 +109,7 @@ def _picture(value: Any, field: str, limits: MediaSettings) -> _Picture:
     return _sized(value.width, value.height, what, limits.max_image_pixels, partial(upright_rgb, value, what))
 
 
-def _sized(
-    width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
-) -> _Picture:
+def _sized(width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]) -> _Picture:
     check_pixels(what, width, height, max_pixels)
     return _Picture(what, width, height, decode)
 
@@ -165,9 +163,7 @@ def _read_in_child(content: bytes, what: str, limits: MediaSettings) -> Image.Im
 
 def _array(array: NDArray[Any], field: str, max_pixels: int) -> _Picture:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise InvalidInput(
-            f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)"
-        )
+        raise InvalidInput(f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)")
     height, width = array.shape[:2]
     return _sized(width, height, field, max_pixels, partial(_from_array, array, field))
 

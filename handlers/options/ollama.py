@@ -24,9 +24,7 @@ OLLAMA_OPTIONS = (
         "boolean",
         "Cut a prompt that is longer than the context, oldest part first, instead of refusing it.",
     ),
-    OptionSpec(
-        "min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1
-    ),
+    OptionSpec("min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1),
     OptionSpec("typical_p", "number", "Sample from tokens of typical probability; 1 samples from all.", 0, 1),
     OptionSpec("tfs_z", "number", "Tail-free sampling of older servers; 1 is none.", 0, 100),
     OptionSpec("mirostat", "choice", "Mirostat sampling: off, version 1 or version 2.", choices=(0, 1, 2)),
@@ -39,12 +37,8 @@ OLLAMA_OPTIONS = (
         -1,
         bound=_CONTEXT_BOUND,
     ),
-    OptionSpec(
-        "presence_penalty", "number", "Above 0, tokens that occurred before become less likely.", -2, 2
-    ),
-    OptionSpec(
-        "frequency_penalty", "number", "Above 0, tokens become less likely each time they occur.", -2, 2
-    ),
+    OptionSpec("presence_penalty", "number", "Above 0, tokens that occurred before become less likely.", -2, 2),
+    OptionSpec("frequency_penalty", "number", "Above 0, tokens become less likely each time they occur.", -2, 2),
     OptionSpec("penalize_newline", "boolean", "Whether repeat_penalty counts line ends; older servers."),
     OptionSpec(
         "draft_num_predict",
@@ -53,9 +47,7 @@ OLLAMA_OPTIONS = (
         0,
         bound="ollama.max_batch",
     ),
-    OptionSpec(
-        "num_ctx", "integer", "Context window in tokens; a change reloads the model.", 1, bound=_CONTEXT_BOUND
-    ),
+    OptionSpec("num_ctx", "integer", "Context window in tokens; a change reloads the model.", 1, bound=_CONTEXT_BOUND),
     OptionSpec(
         "num_keep",
         "integer",
@@ -77,9 +69,7 @@ OLLAMA_OPTIONS = (
         -1,
         10_000,
     ),
-    OptionSpec(
-        "main_gpu", "integer", "The GPU that holds small tensors; a change reloads the model.", 0, 1_000
-    ),
+    OptionSpec("main_gpu", "integer", "The GPU that holds small tensors; a change reloads the model.", 0, 1_000),
     OptionSpec(
         "num_thread",
         "integer",

@@ -28,9 +28,7 @@ _MOST_NAMED = 8
 WRITING_TASKS = (*ANSWERING_TASKS, *READING_TASKS)
 
 
-def _for(
-    specs: Iterable[OptionSpec], *, tasks: tuple[str, ...], engines: tuple[str, ...] = ()
-) -> Iterator[OptionSpec]:
+def _for(specs: Iterable[OptionSpec], *, tasks: tuple[str, ...], engines: tuple[str, ...] = ()) -> Iterator[OptionSpec]:
     return (replace(spec, tasks=tasks, engines=engines) for spec in specs)
 
 
@@ -73,12 +71,8 @@ _SAMPLING = (
         1,
         bound="limits.max_tokens",
     ),
-    OptionSpec(
-        "do_sample", "boolean", "Sample each token by its probability instead of taking the likeliest."
-    ),
-    OptionSpec(
-        "top_p", "number", "Sample from the likeliest tokens that together have this probability.", 0, 1
-    ),
+    OptionSpec("do_sample", "boolean", "Sample each token by its probability instead of taking the likeliest."),
+    OptionSpec("top_p", "number", "Sample from the likeliest tokens that together have this probability.", 0, 1),
     OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16, longest=1000),
 )
 _TOP_K = (
@@ -99,12 +93,8 @@ _BEAMS = (
         bound="limits.max_beams",
         neutral=1,
     ),
-    OptionSpec(
-        "early_stopping", "choice", "When beam search ends.", choices=(True, False, "never"), neutral=False
-    ),
-    OptionSpec(
-        "length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10, neutral=1.0
-    ),
+    OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never"), neutral=False),
+    OptionSpec("length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10, neutral=1.0),
 )
 _SPEECH = (
     OptionSpec(
@@ -224,9 +214,7 @@ def validate_options(
             if spec.is_neutral(value):
                 continue
             theirs = " and ".join(spec.engines)
-            raise InvalidOption(
-                f"options.{written} is an option of engine {theirs}, not of {engine}; leave it out"
-            )
+            raise InvalidOption(f"options.{written} is an option of engine {theirs}, not of {engine}; leave it out")
         value = spec.check(value, written=written, engine=engine, bounds=bounds)
         if checked.get(spec.name, value) != value:
             raise InvalidOption(
@@ -268,9 +256,7 @@ def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None
     hints = []
     for name in map(str, unknown[:_MOST_NAMED]):
         if name in everywhere:
-            hints.append(
-                f"options.{name} is an option of {', '.join(everywhere[name].tasks)} only; leave it out"
-            )
+            hints.append(f"options.{name} is an option of {', '.join(everywhere[name].tasks)} only; leave it out")
         elif near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
             hints.append(f"options.{name} is unknown; the nearest known option is {near[0]}")
         else:

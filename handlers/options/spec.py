@@ -77,8 +77,7 @@ class OptionSpec:
         match self.kind:
             case "integer" | "number":
                 also = "".join(
-                    f" ({engine}: also {', '.join(map(str, values))})"
-                    for engine, values in self.engine_values.items()
+                    f" ({engine}: also {', '.join(map(str, values))})" for engine, values in self.engine_values.items()
                 )
                 low = "" if self.minimum is None else f" from {self.minimum}"
                 high = "" if self.maximum is None else f" to {self.bound or self.maximum}"
@@ -97,9 +96,7 @@ class OptionSpec:
             case "format":
                 return '"json" or a JSON Schema object'
 
-    def check(
-        self, value: Any, *, written: str, engine: str | None = None, bounds: Bounds = NO_BOUNDS
-    ) -> Any:
+    def check(self, value: Any, *, written: str, engine: str | None = None, bounds: Bounds = NO_BOUNDS) -> Any:
         """Return `value` as it is passed on: a float for kind "number", an int for "integer", a list of strings.
 
         As in JSON, 2 and 2.0 are one number. `engine` is the one it is for; None stands for any. A value that
@@ -202,9 +199,7 @@ def schema_of(
     properties: dict[str, Any] = {}
     for spec in options.values():
         if spec.applies_to(engine):
-            values = {
-                "anyOf": [spec.schema(engine), {"type": "null"}]
-            }  # null counts as not given, for every option
+            values = {"anyOf": [spec.schema(engine), {"type": "null"}]}  # null counts as not given, for every option
             properties[spec.name] = {"description": spec.description, **values}
             for owner, name in spec.engine_names.items():
                 properties[name] = {"description": f"What {owner} calls {spec.name}.", **values}

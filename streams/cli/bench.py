@@ -21,13 +21,9 @@ _MODULE = "examples.bench"
     "inferstream bench stream-share --kafka-home ~/kafka_2.13-4.3.1",
 )
 def bench(
-    name: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run. Default: all.")
-    ] = None,
+    name: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run. Default: all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs that only show that all works.")] = False,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of each. Default: its own number.")
-    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of each. Default: its own number.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
     directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
@@ -44,8 +40,7 @@ def bench(
     # product may depend on them, so they are imported by name.
     if not (find_spec("examples") and find_spec(_MODULE)):
         typer.echo(
-            "✗ the benchmarks are not part of the installed package; run them in a checkout of the source: "
-            "make bench",
+            "✗ the benchmarks are not part of the installed package; run them in a checkout of the source: make bench",
             err=True,
         )
         raise typer.Exit(2)

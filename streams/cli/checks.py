@@ -60,9 +60,7 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
         findings.append(Finding("topics", "error", f"{names}: {same[0].problem}", cure))
     if not problems:
         count = len(Topics(kafka.topic_prefix).all_of(tasks))
-        detail = (
-            f"all {count} are there, {counted(kafka.partitions, 'partition')} each, for {', '.join(tasks)}"
-        )
+        detail = f"all {count} are there, {counted(kafka.partitions, 'partition')} each, for {', '.join(tasks)}"
         findings.append(Finding("topics", "ok", detail))
     known = {problem.topic for problem in problems}
     return [*findings, *_rights(settings, rights, known), *_workers(kafka.group_id, rights.members)]

@@ -167,9 +167,7 @@ def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
     lines.add_column(overflow="fold")
     for finding in findings:
         mark, colour = _MARKS[finding.status]
-        lines.add_row(
-            Text(mark, style=f"bold {colour}"), Text(finding.name, style="bold"), Text(finding.detail)
-        )
+        lines.add_row(Text(mark, style=f"bold {colour}"), Text(finding.name, style="bold"), Text(finding.detail))
         if finding.cure:
             lines.add_row("", "", Text(f"→ {finding.cure}", style=colour))
     console = standard_output()

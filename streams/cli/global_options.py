@@ -25,9 +25,7 @@ class GlobalOptions:
     overrides: list[str] = field(default_factory=list)
 
 
-def load_settings(
-    ctx: typer.Context, own: Mapping[str, Any] | None = None, *, logs: bool = False
-) -> Loaded[Settings]:
+def load_settings(ctx: typer.Context, own: Mapping[str, Any] | None = None, *, logs: bool = False) -> Loaded[Settings]:
     """Return the settings for this command line, and configure logging to standard error.
 
     `own` holds what the command's own options set, by key, over all else; None and [] count as not given. Unless

@@ -73,9 +73,7 @@ def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -
     return findings
 
 
-def check_tags(
-    models: Iterable[ResolvedModel], *, tasks: Iterable[str], engines: Iterable[str]
-) -> Iterator[Finding]:
+def check_tags(models: Iterable[ResolvedModel], *, tasks: Iterable[str], engines: Iterable[str]) -> Iterator[Finding]:
     """Yield a warning for each model whose tags are missing, unknown or contradictory."""
     warning = partial(Finding, "models", "warning")
     tasks, engines = sorted(tasks), sorted(engines)
@@ -119,9 +117,7 @@ def check_transformers(settings: Settings, *, timeout_s: float) -> list[Finding]
         )
     except subprocess.TimeoutExpired:
         cure = "try again when this machine is less busy"
-        return [
-            Finding(name, "warning", f"torch and transformers were not imported in {timeout_s:g} s", cure)
-        ]
+        return [Finding(name, "warning", f"torch and transformers were not imported in {timeout_s:g} s", cure)]
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return [Finding(name, "error", f"cannot be imported: {reason}", "pip install 'inferstream[torch]'")]

@@ -26,9 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     no_args_is_help=True,
     help="List, show, register or delete models, or move an alias.",
-    epilog=examples(
-        "inferstream models list", "inferstream models show whisper", "inferstream models register --help"
-    ),
+    epilog=examples("inferstream models list", "inferstream models show whisper", "inferstream models register --help"),
 )
 
 
@@ -44,9 +42,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
         typer.echo("no model is registered; see: inferstream models register --help", err=True)
 
 
-@app.command(
-    epilog=examples("inferstream models show whisper", "inferstream models show whisper@champion --json")
-)
+@app.command(epilog=examples("inferstream models show whisper", "inferstream models show whisper@champion --json"))
 def show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="name, name@alias or name/version.")],
@@ -66,9 +62,7 @@ def show(
     tables.show(("", ""), rows)
 
 
-@app.command(
-    epilog=examples("inferstream models delete whisper/3", "inferstream models delete whisper --yes")
-)
+@app.command(epilog=examples("inferstream models delete whisper/3", "inferstream models delete whisper --yes"))
 def delete(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="name/version; or name, for all its versions.")],
@@ -81,11 +75,7 @@ def delete(
     manager = _manager(ctx)
     reference = parse_model_name(name)
     manager.registry.check_deletable(reference)
-    what = (
-        f"version {reference.version} of {reference.name}"
-        if reference.version
-        else f"{name} with all its versions"
-    )
+    what = f"version {reference.version} of {reference.name}" if reference.version else f"{name} with all its versions"
     if not yes:
         typer.confirm(f"Delete {what}?", abort=True)
     manager.delete_model(name)
@@ -103,9 +93,7 @@ def register(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="What requests will carry as model_name.")],
     source: Annotated[str, typer.Option(help="huggingface, ollama or local.")],
-    path: Annotated[
-        str | None, typer.Option(help="A folder; or hf://org/name; or the name Ollama knows.")
-    ] = None,
+    path: Annotated[str | None, typer.Option(help="A folder; or hf://org/name; or the name Ollama knows.")] = None,
     task: Annotated[
         str | None, typer.Option(help="Its task, or several with commas; requests for others are refused.")
     ] = None,
@@ -116,9 +104,7 @@ def register(
         list[str] | None,
         typer.Option(metavar="ALIAS", help="An alias for the new version, such as champion; repeatable."),
     ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="One more tag; repeatable.")
-    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="One more tag; repeatable.")] = None,
 ) -> None:
     """Register a version of a model; the same files and tags again create nothing new."""
     tags = dict(pairs(tag, "--tag", "revision=main"))
@@ -144,9 +130,7 @@ def register(
     if model.engine and model.engine not in engines:
         typer.echo(f"note: nothing here is engine {model.engine}; there is {', '.join(engines)}", err=True)
     if not model.engine:
-        typer.echo(
-            "note: no engine is named, so each request must name one; or register with --engine", err=True
-        )
+        typer.echo("note: no engine is named, so each request must name one; or register with --engine", err=True)
     if model.source.startswith("hf://") and not _COMMIT.fullmatch(model.tags.get("revision", "")):
         typer.echo(
             f"note: the hub did not say whether it has {model.source}, and its cache here does not hold it; workers "

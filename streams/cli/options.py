@@ -45,9 +45,7 @@ def options(
         if task is None:
             raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")
         title, others_pass = f"options of {task}", takes is None
-        print_json(
-            schema_of(OPTIONS if takes is None else takes, engine, title=title, others_pass=others_pass)
-        )
+        print_json(schema_of(OPTIONS if takes is None else takes, engine, title=title, others_pass=others_pass))
     elif takes is None:
         typer.echo(f"the handler of task {task} declares no options: it gets any, unchecked but for these")
         _print_table(OPTIONS, None, engine)

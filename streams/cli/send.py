@@ -59,13 +59,9 @@ def send(
             help="The text (- reads standard input); of tasks about media, a file or its s3:// or https:// address.",
         ),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="Engine that runs it. Default: the one that the model's tags name.")
-    ] = "",
+    engine: Annotated[str, typer.Option(help="Engine that runs it. Default: the one that the model's tags name.")] = "",
     data: Annotated[str | None, typer.Option(help="Further inputs of the task, as a JSON object.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="One option; repeatable.")
-    ] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="One option; repeatable.")] = None,
     key: Annotated[str | None, typer.Option(help="Kafka key; results carry it too.")] = None,
     identity: Annotated[str | None, typer.Option("--id", help="Request id; default: a new one.")] = None,
     timeout_s: Annotated[
@@ -93,9 +89,7 @@ def send(
                     err=True,
                 )
     options = {name: _value(text) for name, text in pairs(option, "--option", "max_new_tokens=8")}
-    request = Request(
-        task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or ""
-    )
+    request = Request(task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or "")
     result = interrupts.run(_infer(settings, request, key, timeout_s))
     _print(result, as_json=as_json)
     raise typer.Exit(0 if result.success else 1)
@@ -169,9 +163,7 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
     if problems:
         raise TopicsNotReady(problems)
     async with InferenceClient(settings.kafka, tasks=[request.task]) as client:
-        with Console(stderr=True).status(
-            f"waiting for a worker to answer {request.task} by {request.model_name} …"
-        ):
+        with Console(stderr=True).status(f"waiting for a worker to answer {request.task} by {request.model_name} …"):
             return await client.infer(request, key=key.encode() if key else None, timeout_s=timeout_s)
 
 

@@ -55,7 +55,5 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], sections: Se
         narrowest = max((len(word) for word in words if len(word) <= _LONGEST_WORD), default=0)
         made.add_column(heading, overflow="fold", no_wrap=number == 0, min_width=narrowest)
     for number, row in enumerate(rows):
-        made.add_row(
-            *(cell if isinstance(cell, Text) else Text(cell) for cell in row), end_section=number in sections
-        )
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row), end_section=number in sections)
     return made

@@ -30,9 +30,7 @@ def topics() -> None:
     """Create the topics, or check that they are as the settings say."""
 
 
-@app.command(
-    epilog=examples("inferstream topics create", "inferstream topics create --set kafka.partitions=16")
-)
+@app.command(epilog=examples("inferstream topics create", "inferstream topics create --set kafka.partitions=16"))
 def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> None:
     """Create missing topics and add partitions where there are too few."""
     from streams.kafka.topic_admin import create_topics

@@ -43,9 +43,7 @@ def up(
     directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = _DIRECTORY,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="MODEL", help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."
-        ),
+        typer.Option(metavar="MODEL", help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."),
     ] = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Register no model.")] = False,
     kafka_home: Annotated[
@@ -162,23 +160,15 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
 
     # Commands find the settings in the default folder by themselves.
     is_found = directory == _DIRECTORY and not Path("inferstream.yaml").exists()
-    inferstream = (
-        "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
-    )
+    inferstream = "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
     lines = ["[bold green]inferstream is up[/bold green]", f"Worker log: {platform.worker_log_path}"]
     if not platform.http_url.endswith(f":{DEFAULT_HTTP_PORT}"):
-        lines.append(
-            f"HTTP: {platform.http_url}, as port {DEFAULT_HTTP_PORT} was taken or another one is set"
-        )
+        lines.append(f"HTTP: {platform.http_url}, as port {DEFAULT_HTTP_PORT} was taken or another one is set")
     lines.append("")
     lines.append("In another terminal, in this folder:")
     if "smollm2-135m-instruct" in names:
-        lines.append(
-            f"  {inferstream} send text-generation smollm2-135m-instruct 'What is the capital of France?'"
-        )
-    lines += [
-        f"  {inferstream} send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")
-    ]
+        lines.append(f"  {inferstream} send text-generation smollm2-135m-instruct 'What is the capital of France?'")
+    lines += [f"  {inferstream} send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")]
     lines.append(f"  {inferstream} upload FILE    prints its s3:// address for requests")
     if "smollm2-135m-instruct" in names:
         lines.append(f"  curl -s {platform.http_url}/inference/infer -d {HTTP_EXAMPLE}")

@@ -24,13 +24,9 @@ def upload(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files of this machine.")],
     to: Annotated[
         str | None,
-        typer.Option(
-            help="Where to: s3://bucket/key, or a folder that ends in /. Default: under s3.uploads."
-        ),
+        typer.Option(help="Where to: s3://bucket/key, or a folder that ends in /. Default: under s3.uploads."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print {file, address} as JSON, one a line.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {file, address} as JSON, one a line.")] = False,
 ) -> None:
     """Put files on the object store and print the address of each; the same file again has the same address."""
     settings = load_settings(ctx).settings.s3

@@ -20,9 +20,7 @@ def worker(
     ctx: typer.Context,
     task: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TASK", help="Consume only this task; repeatable. Default: worker.tasks, or all."
-        ),
+        typer.Option(metavar="TASK", help="Consume only this task; repeatable. Default: worker.tasks, or all."),
     ] = None,
 ) -> None:
     """Consume requests, run models, publish results, until SIGTERM or Ctrl-C; then drain and exit.

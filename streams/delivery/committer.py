@@ -35,9 +35,7 @@ class Committer:
     growing intervals, and delay no other topic.
     """
 
-    def __init__(
-        self, source: RecordSource, tracker: OffsetTracker, guard: CrashGuard, *, interval_s: float
-    ) -> None:
+    def __init__(self, source: RecordSource, tracker: OffsetTracker, guard: CrashGuard, *, interval_s: float) -> None:
         self._source = source
         self._tracker = tracker
         self._guard = guard

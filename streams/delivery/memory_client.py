@@ -252,9 +252,7 @@ class MemorySink(_Client):
         places = await self._ask_until_answered("metadata", self._broker.partitions, topic)
         return [number for _, number in places]
 
-    async def send(
-        self, topic: str, partition: int, records: Sequence[ProducerRecord]
-    ) -> tuple[int, Exception | None]:
+    async def send(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> tuple[int, Exception | None]:
         count = size = 0
         for record in records:
             size += len(record.key or b"") + len(record.value or b"")

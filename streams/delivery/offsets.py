@@ -263,9 +263,7 @@ class OffsetTracker:
         for offset in list(answered):
             if offset < fetched.start or committed == UNKNOWN_OFFSET:
                 del answered[offset]
-        self._partitions[fetched.place] = _Partition(
-            fetched.epoch, fetched.start, committed, fetched.start, answered
-        )
+        self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed, fetched.start, answered)
 
     def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)

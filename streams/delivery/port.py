@@ -196,9 +196,7 @@ class RecordSink(Protocol):
             KafkaError: the topic is not there, or may not be written.
         """
 
-    async def send(
-        self, topic: str, partition: int, records: Sequence[ProducerRecord]
-    ) -> tuple[int, Exception | None]:
+    async def send(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> tuple[int, Exception | None]:
         """Send as many of the first `records` as one batch holds, at least one.
 
         Return how many, and None where the broker has them all, else the error: it may or may not have them.

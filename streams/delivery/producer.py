@@ -110,9 +110,7 @@ class BatchingProducer:
         if self._lines.allows(topic):
             log.warning("records_wait_for_broker", topic=topic, **about, error=repr(error))
 
-    def _by_partition(
-        self, waiting: list[ProducerRecord], partitions: list[int]
-    ) -> dict[int, list[ProducerRecord]]:
+    def _by_partition(self, waiting: list[ProducerRecord], partitions: list[int]) -> dict[int, list[ProducerRecord]]:
         together = random.choice(partitions)
         keyed = [record for record in waiting if record.key is not None]
         if not keyed:

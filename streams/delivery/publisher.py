@@ -223,9 +223,7 @@ class Publisher:
         yield None, ProducerRecord(topic, origin.key, origin.value, headers)
         value = origin.value or b""
         truncated = ("__dlq.errors.truncated", str(len(value)).encode())
-        beside_it = len(origin.key or b"") + sum(
-            len(name.encode()) + len(text or b"") for name, text in headers
-        )
+        beside_it = len(origin.key or b"") + sum(len(name.encode()) + len(text or b"") for name, text in headers)
         room = self._max_value_bytes - beside_it
         if 0 < room < len(value):
             yield None, ProducerRecord(topic, origin.key, value[:room], [*headers, truncated])

@@ -139,9 +139,7 @@ class RequestConsumer:
                 traceparent=traceparent,
                 reply_to=request.reply_to,
             )
-            run = self._answering.start(
-                request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike
-            )
+            run = self._answering.start(request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike)
             if not posting.is_answered:
                 self.under_way[message] = run
         except InferenceError as error:
@@ -182,9 +180,7 @@ class RequestConsumer:
 
     async def _put_aside(self, message: Record, task: str, stage: str, error: BaseException) -> None:
         """Dead-letter a record that can be neither answered nor refused."""
-        log.error(
-            "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
-        )
+        log.error("message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error)
         await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
     def _read(self, message: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
@@ -236,9 +232,7 @@ class RequestConsumer:
         incoming = cloudevents.receive(message.value, message.headers)
         known = known_fields(incoming.value)
         reply_to = known.get("reply_to")
-        result = refused_result(
-            error, known=known, id=_id_of(message, incoming), task=task, worker=self._worker
-        )
+        result = refused_result(error, known=known, id=_id_of(message, incoming), task=task, worker=self._worker)
         self._outcomes.refused(result)
         if reply_to is not None and not self.publisher.allows(reply_to):
             reply_to = None

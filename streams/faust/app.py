@@ -38,9 +38,7 @@ def build_app(kafka: KafkaSettings, tasks: Iterable[str], source: FaustSource) -
 
 
 def _add_agent(app: InferenceApp, task: str, topic_name: str, source: FaustSource) -> None:
-    topic = app.topic(
-        topic_name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
-    )
+    topic = app.topic(topic_name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     async def agent(stream: Any) -> None:
         async for fetched in stream:

@@ -194,16 +194,12 @@ class Assignment:
             self._count_damage(place, reading, damage, batches.behind_batch)
         return None if end == start and not records else self._fetched(place, reading, start, records)
 
-    def _fetched(
-        self, place: TopicPartition, reading: Reading, start: int, records: Sequence[Record] = ()
-    ) -> Fetched:
+    def _fetched(self, place: TopicPartition, reading: Reading, start: int, records: Sequence[Record] = ()) -> Fetched:
         """Return the next fetch of a partition: everything from `start` up to its position."""
         assert reading.position is not None
         begins, reading.begins = reading.begins, False
         end, epoch = reading.position, reading.epoch
-        return Fetched(
-            *place, self.generation, epoch, start, end, records, begins, reading.committed, reading.note
-        )
+        return Fetched(*place, self.generation, epoch, start, end, records, begins, reading.committed, reading.note)
 
     def _drop_alike(self, places: Collection[TopicPartition], error: Exception) -> None:
         """Fetch all of `places` that got this answer again: raised one by one, each would cost a pause."""
@@ -211,9 +207,7 @@ class Assignment:
             if one in places and type(self.partitions.error(one)) is type(error):
                 self.partitions.drop(one)
 
-    def _count_damage(
-        self, place: TopicPartition, reading: Reading, damage: Exception, behind: int | None
-    ) -> None:
+    def _count_damage(self, place: TopicPartition, reading: Reading, damage: Exception, behind: int | None) -> None:
         offset, reads = reading.damaged_at
         reads = reads + 1 if offset == reading.position else 1
         reading.damaged_at = (reading.position or 0, reads)

@@ -202,9 +202,7 @@ class Supervisor:
         if not self._coordination.has_asked_for(self._membership.topics):
             return  # not subscribed to yet
         cluster = self._client.cluster
-        unseen = frozenset(
-            topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic)
-        )
+        unseen = frozenset(topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic))
         # The client does not see a new topic until it has asked for it, so this takes two looks.
         unseen, self._unseen = unseen & self._unseen, unseen
         hidden = unseen & cluster.unauthorized_topics

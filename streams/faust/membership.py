@@ -20,9 +20,7 @@ _LONGEST_PAUSE_S = 15.0
 class Membership:
     """The state of this worker's membership. Written by the consumer's thread; any thread may read it."""
 
-    def __init__(
-        self, kafka: KafkaSettings, topics: Iterable[str], on_fatal: Callable[[GroupRefused], None]
-    ) -> None:
+    def __init__(self, kafka: KafkaSettings, topics: Iterable[str], on_fatal: Callable[[GroupRefused], None]) -> None:
         """`on_fatal` is called in the consumer's thread where this worker cannot be a member any more."""
         self.kafka = kafka
         self.topics = frozenset(topics)

@@ -134,9 +134,7 @@ class ProducerSink:
                 raise KafkaTimeoutError(f"no broker knows topic {topic} yet") from error
             raise
 
-    async def send(
-        self, topic: str, partition: int, records: Sequence[ProducerRecord]
-    ) -> tuple[int, Exception | None]:
+    async def send(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> tuple[int, Exception | None]:
         producer = self._producer()
         batch = producer.create_batch()
         count = fill(batch, records)

@@ -185,6 +185,4 @@ class PartitionReader:
 def record_of(partition: Any, raw: Any) -> Record:
     """Return our record for one of aiokafka's raw records."""
     headers = raw.headers or ()  # nearly always none, and then no list is kept for each
-    return Record(
-        partition.topic, partition.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers
-    )
+    return Record(partition.topic, partition.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers)

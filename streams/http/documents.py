@@ -95,9 +95,7 @@ def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]
         "operations": {
             "takeRequests": operation("receive", "requests", "Answer the requests of a task."),
             "publishResults": operation("send", "results", "One result for each request, under its key."),
-            "publishDeadLetters": operation(
-                "send", "deadLetters", "Messages that no request can be read from."
-            ),
+            "publishDeadLetters": operation("send", "deadLetters", "Messages that no request can be read from."),
             "publishEvents": operation("send", "events", "Outcomes, models and workers coming and going."),
         },
         "components": {
@@ -143,9 +141,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Return `schema` extended by null, which counts as not given."""
     if _NULL in schema.get("anyOf", ()):
         return schema
-    beside: dict[str, Any] = {
-        name: schema[name] for name in ("default", "description", "examples") if name in schema
-    }
+    beside: dict[str, Any] = {name: schema[name] for name in ("default", "description", "examples") if name in schema}
     values = {name: rule for name, rule in schema.items() if name not in beside}
     return {"anyOf": [values, _NULL], **beside}
 
@@ -172,17 +168,11 @@ _INCLUDE_WARM = {
 _METRICS = {"200": {"description": "The metrics.", "content": {"text/plain": {}}}}
 
 _OTHER_PATHS = {
-    "/inference/tasks": {
-        "get": _operation("listTasks", "Tasks with their engines, media fields and options.")
-    },
-    "/inference/models": {
-        "get": _operation("listModels", "Models of the registry, and those in memory.", 503)
-    },
+    "/inference/tasks": {"get": _operation("listTasks", "Tasks with their engines, media fields and options.")},
+    "/inference/models": {"get": _operation("listModels", "Models of the registry, and those in memory.", 503)},
     "/inference/stats": {"get": _operation("getStats", "Counts and latencies since the start.")},
     "/inference/cache": {
-        "delete": _operation(
-            "clearCache", "Unload every model that is not in use.", parameters=[_INCLUDE_WARM]
-        )
+        "delete": _operation("clearCache", "Unload every model that is not in use.", parameters=[_INCLUDE_WARM])
     },
     "/healthz": {"get": _operation("isAlive", "Whether the process is alive.")},
     "/readyz": {"get": _operation("isReady", "Whether requests can be answered.", 503)},
@@ -204,8 +194,7 @@ def _infer(tasks: Sequence[str]) -> dict[str, Any]:
     }
     wait = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}}
     failures = {
-        str(status): {"description": _MEANING[status], "content": result}
-        | (wait if status in RETRY_AFTER_S else {})
+        str(status): {"description": _MEANING[status], "content": result} | (wait if status in RETRY_AFTER_S else {})
         for status in sorted({*STATUS.values(), 408})
     }
     return _operation(

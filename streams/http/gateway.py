@@ -167,9 +167,7 @@ class Gateway:
             self._checking = asyncio.ensure_future(check)
         return await asyncio.shield(self._checking)
 
-    async def _in_thread(
-        self, call: Callable[..., R], *arguments: Any, threads: ThreadPoolExecutor | None = None
-    ) -> R:
+    async def _in_thread(self, call: Callable[..., R], *arguments: Any, threads: ThreadPoolExecutor | None = None) -> R:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(threads or self._threads, contained, call, *arguments)
 
@@ -209,9 +207,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def start_gateway(
-    runtime: Runtime, settings: Settings, *, is_ready: bool = True
-) -> AsyncIterator[Gateway]:
+async def start_gateway(runtime: Runtime, settings: Settings, *, is_ready: bool = True) -> AsyncIterator[Gateway]:
     """Listen at http.host and http.port during the block; `gateway.url` is the address.
 
     At the end new requests get 503, those under way are answered within worker.drain_timeout_s, and the port is

@@ -68,9 +68,7 @@ class InferenceRoute:
                 with self._connections.answering(http):
                     return await self._answer(http, request, arrived)
         except InferenceError as error:
-            result = refused(
-                error, worker=self._settings.worker.name, known=known, queue_s=time.monotonic() - arrived
-            )
+            result = refused(error, worker=self._settings.worker.name, known=known, queue_s=time.monotonic() - arrived)
             status = status_of(error)
         self._runtime.manager.outcomes.refused(result)
         self._metrics.answered(result, time.monotonic() - arrived)

@@ -119,9 +119,7 @@ class Connections:
         closed = idle[: self.limit // 16 + 1]
         for one in closed:
             one.force_close()
-        log.warning(
-            "http_connections_closed", closed=len(closed), open=len(open_now), max_connections=self.limit
-        )
+        log.warning("http_connections_closed", closed=len(closed), open=len(open_now), max_connections=self.limit)
 
 
 def connections_allowed(most: int) -> int:

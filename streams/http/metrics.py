@@ -114,9 +114,7 @@ class Metrics:
             yield GaugeMetricFamily(f"inferstream_{name}", help_text, value=value)
 
 
-def _inferences(
-    label: str, counts: Mapping[str, Mapping[str, int]], known: Collection[str]
-) -> CounterMetricFamily:
+def _inferences(label: str, counts: Mapping[str, Mapping[str, int]], known: Collection[str]) -> CounterMetricFamily:
     sums: Counter[tuple[str, ...]] = Counter()
     for name, count in counts.items():
         for outcome in ("succeeded", "failed"):

@@ -46,9 +46,7 @@ class Form:
             fields = {name: _value(name, text) for name, text in self.texts.items()}
         elif len(self.texts) > 1:
             others = ", ".join(sorted(self.texts.keys() - {_WHOLE}))
-            raise InvalidRequest(
-                f"the form has a part {_WHOLE!r} and the fields {others}; put them into the request"
-            )
+            raise InvalidRequest(f"the form has a part {_WHOLE!r} and the fields {others}; put them into the request")
         else:
             try:
                 fields = msgspec.json.decode(whole, type=dict[str, Any])

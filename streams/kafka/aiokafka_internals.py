@@ -92,9 +92,7 @@ def parse_fetches(
         methods = {"_consumer_record": staticmethod(record)}
         names["PartitionRecords"] = type("PartitionRecords", (fetcher.PartitionRecords,), methods)
     own = fetcher.Fetcher._proc_fetch_request
-    seeing = FunctionType(
-        own.__code__, {**own.__globals__, **names}, own.__name__, own.__defaults__, own.__closure__
-    )
+    seeing = FunctionType(own.__code__, {**own.__globals__, **names}, own.__name__, own.__defaults__, own.__closure__)
     seeing.__kwdefaults__ = own.__kwdefaults__
     consumer._fetcher._proc_fetch_request = seeing.__get__(consumer._fetcher)
 
@@ -293,9 +291,7 @@ class AssignedPartitions:
             raise ConsumerClosing
         waiter = own._create_fetch_waiter()
         try:
-            await asyncio.wait(
-                [waiter, own._fetch_task], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([waiter, own._fetch_task], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if waiter.done():
                 waiter.result()
         finally:

@@ -111,7 +111,5 @@ def _open(value: bytes, attributes: Mapping[str, str]) -> Incoming:
         if not data:
             raise Undecodable(f"the CloudEvent {envelope.id!r} has no data; put the request into its data")
     except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as error:
-        raise Undecodable(
-            f"content-type says {_STRUCTURED}, but the value is not a CloudEvent: {error}"
-        ) from None
+        raise Undecodable(f"content-type says {_STRUCTURED}, but the value is not a CloudEvent: {error}") from None
     return Incoming(data, envelope.id, envelope.traceparent or attributes.get("traceparent"))

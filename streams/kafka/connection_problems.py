@@ -158,9 +158,7 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
 
 def _speaks(where: str, protocol: str, kafka: KafkaSettings) -> str:
     asked = kafka.security_protocol
-    return (
-        f"the broker at {where} speaks {protocol} and kafka.security_protocol={asked}; set it to {protocol}"
-    )
+    return f"the broker at {where} speaks {protocol} and kafka.security_protocol={asked}; set it to {protocol}"
 
 
 async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:

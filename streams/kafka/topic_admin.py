@@ -172,15 +172,11 @@ async def _ask_controller(
     if not refused:
         return
     brokers = len(cluster.brokers())
-    lines = [
-        refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused
-    ]
+    lines = [refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused]
     raise TopicsRefused("\n".join(dict.fromkeys(lines)))
 
 
-async def topic_rights(
-    client: Any, kafka: KafkaSettings, tasks: Iterable[str]
-) -> tuple[list[TopicProblem], bool]:
+async def topic_rights(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tuple[list[TopicProblem], bool]:
     """Return the topics to which a right is missing, and whether the broker reported on each that exists."""
     topics, tasks = Topics(kafka.topic_prefix), list(tasks)
     needed: dict[str, Operation] = dict.fromkeys(topics.all_of(tasks), "write")

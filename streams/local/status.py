@@ -67,7 +67,5 @@ class StatusLines:
             else:
                 mark = Text(*_MARKS[status.status])
             elapsed = f"{status.elapsed_s:.1f} s" if status.status == "ready" else ""
-            table.add_row(
-                mark, status.name, status.status, Text(status.address, "cyan"), Text(elapsed, "dim")
-            )
+            table.add_row(mark, status.name, status.status, Text(status.address, "cyan"), Text(elapsed, "dim"))
         return Group(table, self._note)

@@ -68,9 +68,7 @@ def parse_s3_address(address: str) -> S3Address:
         key = before
     is_escaped = "?versionId=" in key
     if not bucket or not key or (pinned and not version_id and not is_escaped):
-        raise InvalidInput(
-            f"{shown(address)} is incomplete; write s3://bucket/key or s3://bucket/key?versionId=ID"
-        )
+        raise InvalidInput(f"{shown(address)} is incomplete; write s3://bucket/key or s3://bucket/key?versionId=ID")
     if not _BUCKET.fullmatch(bucket):
         raise InvalidInput(f"{shown(address)} names no valid bucket; use letters, digits, '.', '-' and '_'")
     key_bytes = len(key.encode())

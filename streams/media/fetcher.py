@@ -85,9 +85,7 @@ class MediaFetcher:
             answers = [asyncio.wrap_future(one.answer) for one in fetches.values()]
             try:
                 if answers:
-                    await asyncio.wait(
-                        answers, timeout=_remaining_s(fetches), return_when=asyncio.FIRST_EXCEPTION
-                    )
+                    await asyncio.wait(answers, timeout=_remaining_s(fetches), return_when=asyncio.FIRST_EXCEPTION)
             finally:
                 for answer in answers:
                     if not answer.cancel() and not answer.cancelled():

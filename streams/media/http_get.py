@@ -44,9 +44,7 @@ class HttpClient:
     returned, not followed.
     """
 
-    def __init__(
-        self, *, connect_timeout_s: float, read_timeout_s: float, ca_file: str | None = None
-    ) -> None:
+    def __init__(self, *, connect_timeout_s: float, read_timeout_s: float, ca_file: str | None = None) -> None:
         """`read_timeout_s` is the longest silence of a server.
 
         `ca_file` is a file or folder of trusted certificates; by default the one that SSL_CERT_FILE or SSL_CERT_DIR
@@ -247,7 +245,5 @@ def _line(name: str, value: str) -> bytes:
 def _why(error: pycurl.error, proxy: str | None) -> str:
     text = str(error.args[-1])
     if proxy and "proxy" in text.lower():  # it may hold the address with a password
-        return (
-            f"no use of the proxy (libcurl's error {error.args[0]}); check the one that the environment names"
-        )
+        return f"no use of the proxy (libcurl's error {error.args[0]}); check the one that the environment names"
     return text

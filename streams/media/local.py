@@ -55,11 +55,7 @@ def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Me
 def _refusal(error: OSError, fetch: Fetch) -> InferenceError:
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return MediaNotFound(
-            f"{fetch.source}: {reason}; check the path as this machine sees it, or write {ACCEPTED}"
-        )
+        return MediaNotFound(f"{fetch.source}: {reason}; check the path as this machine sees it, or write {ACCEPTED}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
         return MediaForbidden(f"{fetch.source}: {reason}; make it a regular file this process may read")
-    return MediaUnavailable(
-        f"{fetch.source}: {reason} after {counted(fetch.received, 'byte')}; check the disk"
-    )
+    return MediaUnavailable(f"{fetch.source}: {reason} after {counted(fetch.received, 'byte')}; check the disk")

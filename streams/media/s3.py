@@ -231,10 +231,7 @@ def _is_elsewhere(refusal: dict[str, Any]) -> bool:
     error = refusal.get("Error", {})
     if error.get("Code") == "AuthorizationHeaderMalformed":
         return "Region" in error  # where the store knows it
-    return (
-        refusal["ResponseMetadata"]["HTTPStatusCode"] in _REDIRECTS
-        or error.get("Code") in _OTHER_REGION_CODES
-    )
+    return refusal["ResponseMetadata"]["HTTPStatusCode"] in _REDIRECTS or error.get("Code") in _OTHER_REGION_CODES
 
 
 def make_s3_client(settings: S3Settings, *, connections: int, session: Session | None = None) -> S3Client:

@@ -17,9 +17,7 @@ Progress = Callable[[int], None]
 """Called with the bytes sent since the last call, from several threads."""
 
 
-def upload(
-    path: Path, settings: S3Settings, *, to: str | None = None, on_bytes: Progress | None = None
-) -> str:
+def upload(path: Path, settings: S3Settings, *, to: str | None = None, on_bytes: Progress | None = None) -> str:
     """Upload the file at `path` and return its s3:// address. Blocks.
 
     `to` is the address of the object, or of a folder where it ends in a slash. By default the folder is under
@@ -41,9 +39,7 @@ def upload(
     endpoint = settings.endpoint_url or "AWS"
     try:
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        client.upload_file(
-            str(path), target.bucket, target.key, ExtraArgs={"ContentType": kind}, Callback=on_bytes
-        )
+        client.upload_file(str(path), target.bucket, target.key, ExtraArgs={"ContentType": kind}, Callback=on_bytes)
     except OSError as error:
         raise _unreadable(path, error) from None
     except (S3UploadFailedError, ClientError) as error:

@@ -49,9 +49,7 @@ class WebStore:
         source, headers = fetch.source, {"Accept-Encoding": "identity", **fetch.condition()}
         for _ in range(_MAX_REDIRECTS + 1):
             try:
-                answer = self._http.get(
-                    str(url), headers, fetch, proxy=proxy_for(str(url)), reads_refusals=False
-                )
+                answer = self._http.get(str(url), headers, fetch, proxy=proxy_for(str(url)), reads_refusals=False)
             except TransferFailed as error:
                 raise Interrupted(f"{error} ({url.host})") from None
             if answer.is_success:

@@ -153,10 +153,7 @@ def _is_too_deep(metadata: dict[str, Any]) -> bool:
     level: list[Any] = [metadata]
     for _ in range(MAX_METADATA_DEPTH):
         level = [
-            part
-            for one in level
-            for part in (one.values() if type(one) is dict else one)
-            if type(part) in _CONTAINERS
+            part for one in level for part in (one.values() if type(one) is dict else one) if type(part) in _CONTAINERS
         ]
         if not level:
             return False

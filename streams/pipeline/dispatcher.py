@@ -62,9 +62,7 @@ class EngineExecutors:
     thread. Lives on one event loop; a thread is made where none is idle.
     """
 
-    def __init__(
-        self, max_models: int | None, is_loaded: Callable[[Job], bool], guard: Guard | None = None
-    ) -> None:
+    def __init__(self, max_models: int | None, is_loaded: Callable[[Job], bool], guard: Guard | None = None) -> None:
         self._guard = guard or Guard()
         self._loads_at_once = (max_models or _MODELS) + 2
         self._is_loaded = is_loaded

@@ -158,9 +158,7 @@ class Pipeline(Walk):
                 if alike is not None and not has_options and not job.handler.options_in_data:
                     alike[asked] = job
                 return
-        await self._elsewhere(
-            job, self._pools.registry, "resolve", partial(resolver.resolve, job), more_s=_LOOK_UP_S
-        )
+        await self._elsewhere(job, self._pools.registry, "resolve", partial(resolver.resolve, job), more_s=_LOOK_UP_S)
 
     @asynccontextmanager
     async def _room(self, job: Job) -> AsyncIterator[None]:

@@ -98,9 +98,7 @@ async def open_runtime(
             decode=stack.enter_context(GuardedPool(guard, settings.media.decode_threads, "decode")),
             children=stack.enter_context(GuardedPool(guard, settings.media.decode_processes, "children")),
         )
-        threads = stack.enter_context(
-            EngineExecutors(settings.cache.max_models, manager.execution.is_loaded, guard)
-        )
+        threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.execution.is_loaded, guard))
         batcher = Batcher(
             manager.execution.run,
             threads=threads.of,
@@ -113,9 +111,7 @@ async def open_runtime(
             fetcher=fetcher,
             dispatcher=Dispatcher(manager.execution, batcher, threads.of),
             pools=pools,
-            memory=ByteBudget(
-                worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads
-            ),
+            memory=ByteBudget(worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads),
             worker=worker.name,
         )
         with pipeline.slow_stages.interrupting(worker.infer_timeout_s):

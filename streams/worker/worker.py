@@ -245,9 +245,7 @@ def _logged(failure: BaseException) -> BaseException:
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     is_explained = isinstance(failure, GroupRefused)
-    log.critical(
-        "worker_failed", error=str(failure) or repr(failure), exc_info=None if is_explained else failure
-    )
+    log.critical("worker_failed", error=str(failure) or repr(failure), exc_info=None if is_explained else failure)
     return failure
 
 

@@ -112,9 +112,7 @@ class PortContract:
             await member.fetch_all(12)
             for number, count in ((0, 7), (1, 5)):
                 fetched = [one for one in member.taken if one.partition == number]
-                assert [int(record.value or b"") for one in fetched for record in one.records] == [
-                    *range(count)
-                ]
+                assert [int(record.value or b"") for one in fetched for record in one.records] == [*range(count)]
                 assert [one.start for one in fetched] == [0, *(one.end for one in fetched[:-1])]
                 assert [one.begins for one in fetched] == [True] + [False] * (len(fetched) - 1)
             assert {one.generation for one in member.taken} == {member.source.generation}
@@ -172,9 +170,7 @@ class PortContract:
                 later = first.records[8:] + second.records
                 assert sorted((record.partition, record.offset) for record in later) == [(0, 4), (1, 4)]
 
-    async def test_what_was_taken_and_not_committed_is_taken_again_after_a_rebalance(
-        self, site: Site
-    ) -> None:
+    async def test_what_was_taken_and_not_committed_is_taken_again_after_a_rebalance(self, site: Site) -> None:
         await send(site, 0, range(4))
         await send(site, 1, range(4))
         first, second = Member(site), Member(site)
@@ -189,9 +185,7 @@ class PortContract:
                     (number, offset) for number in range(PARTITIONS) for offset in range(4)
                 ]
 
-    async def test_nothing_is_taken_and_nothing_committed_for_a_generation_that_has_ended(
-        self, site: Site
-    ) -> None:
+    async def test_nothing_is_taken_and_nothing_committed_for_a_generation_that_has_ended(self, site: Site) -> None:
         await send(site, 0, range(4))
         first, second = Member(site), Member(site)
         async with site.joined(first.source):

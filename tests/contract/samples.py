@@ -67,9 +67,7 @@ def sign() -> bytes:
 @cache
 def letter() -> bytes:
     """Return two pages with a text layer, as PDF."""
-    return text_pdf(
-        [[Line(72, 72, "Dear reader,"), Line(72, 100, "the total is 42.")], [Line(72, 72, "Page two")]]
-    )
+    return text_pdf([[Line(72, 72, "Dear reader,"), Line(72, 100, "the total is 42.")], [Line(72, 72, "Page two")]])
 
 
 def noise() -> bytes:

@@ -31,9 +31,7 @@ def without_metadata(output: dict[str, Any]) -> dict[str, Any]:
 
 
 @every_case
-def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
-    manager: InferenceManager, case: Case
-) -> None:
+def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(manager: InferenceManager, case: Case) -> None:
     alone = manager.infer(**case.request())["result"]
     batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
@@ -46,9 +44,7 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if is_continuous(case)], ids=str)
-def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
-    manager: InferenceManager, case: Case
-) -> None:
+def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(manager: InferenceManager, case: Case) -> None:
     batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
     first, bad, last = [future.result(60) for future in [manager.execution.start(one) for one in batch]]
@@ -60,9 +56,7 @@ def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
 
 
 @every_case
-async def test_of_three_requests_at_once_the_bad_one_alone_is_refused(
-    manager: InferenceManager, case: Case
-) -> None:
+async def test_of_three_requests_at_once_the_bad_one_alone_is_refused(manager: InferenceManager, case: Case) -> None:
     name = (case.media or (*case.texts, *case.data()))[0]
     bad: Any = b"noise" if case.media else "  "
     if isinstance(case.data()[name], list):

@@ -82,9 +82,7 @@ async def test_a_cancelled_request_leaves_at_once_and_the_next_is_answered(
 
 
 @every_case
-async def test_a_request_cancelled_before_it_started_costs_nothing(
-    manager: InferenceManager, case: Case
-) -> None:
+async def test_a_request_cancelled_before_it_started_costs_nothing(manager: InferenceManager, case: Case) -> None:
     async with pipeline_over(manager) as pipeline:
         neighbour = asyncio.create_task(pipeline.answer(Request(**case.request(), id="neighbour")))
         answer = asyncio.create_task(pipeline.answer(Request(**case.request())))

@@ -18,9 +18,7 @@ BY_NAME = {case.name: case for case in CASES}
     ("name", "options"),
     [("sound", {"top_k": 2}), ("movement", {"top_k": 1, "num_frames": 12}), ("movement", {"every_s": 0.3})],
 )
-def test_the_answer_is_that_of_the_option(
-    manager: InferenceManager, name: str, options: dict[str, Any]
-) -> None:
+def test_the_answer_is_that_of_the_option(manager: InferenceManager, name: str, options: dict[str, Any]) -> None:
     case = BY_NAME[name]
     by_option = assert_answered(case, manager.infer(**case.request(options=options)))
     by_data = assert_answered(case, manager.infer(**case.request(data={**case.data(), **options})))

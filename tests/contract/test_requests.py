@@ -140,17 +140,11 @@ def options_of(manager: InferenceManager, case: Case) -> dict[str, OptionSpec]:
 
 
 @every_case
-def test_option_values_out_of_range_or_of_the_wrong_type_are_refused(
-    manager: InferenceManager, case: Case
-) -> None:
+def test_option_values_out_of_range_or_of_the_wrong_type_are_refused(manager: InferenceManager, case: Case) -> None:
     for name, spec in options_of(manager, case).items():
         wrong: list[Any] = [{"": 0} if spec.kind != "format" else "yaml", ["a", 1], ""]
-        wrong += [
-            limit for limit in (None if spec.minimum is None else spec.minimum - 9,) if limit is not None
-        ]
-        wrong += [
-            limit for limit in (None if spec.maximum is None else spec.maximum * 2 + 1,) if limit is not None
-        ]
+        wrong += [limit for limit in (None if spec.minimum is None else spec.minimum - 9,) if limit is not None]
+        wrong += [limit for limit in (None if spec.maximum is None else spec.maximum * 2 + 1,) if limit is not None]
         wrong += [float("nan"), float("inf")]
         for value in wrong:
             result = manager.infer(**case.request(options={name: value}))
@@ -225,9 +219,7 @@ def test_media_may_come_from_addresses_of_any_unicode(manager: InferenceManager,
 
 @every_case
 @pytest.mark.parametrize("field", ["task", "engine", "model_name"])
-def test_names_that_are_missing_wrong_or_unknown_are_refused(
-    manager: InferenceManager, case: Case, field: str
-) -> None:
+def test_names_that_are_missing_wrong_or_unknown_are_refused(manager: InferenceManager, case: Case, field: str) -> None:
     left_out = () if field == "engine" else ("",)
     for value in (None, *left_out, 42, ["a"], {"a": 1}):
         assert_refused(manager.infer(**case.request(**{field: value})), {"INVALID_REQUEST"}, names=field)

@@ -12,16 +12,12 @@ from tests.contract.outputs import OUTPUTS
 
 TASKS = HandlerRegistry().tasks()
 _ENGINES = EngineRegistry(EngineSettings())
-PAIRS = [
-    (task, name) for name in _ENGINES.names() for task in sorted(_ENGINES.get(name).supported_tasks or TASKS)
-]
+PAIRS = [(task, name) for name in _ENGINES.names() for task in sorted(_ENGINES.get(name).supported_tasks or TASKS)]
 
 
 @pytest.mark.parametrize(("task", "engine"), PAIRS)
 def test_every_task_of_an_engine_has_a_case_and_a_handler(task: str, engine: str) -> None:
-    assert (task, engine) in {(case.task, case.engine) for case in CASES}, (
-        "add a row to tests/contract/cases.py"
-    )
+    assert (task, engine) in {(case.task, case.engine) for case in CASES}, "add a row to tests/contract/cases.py"
     assert task in TASKS, f"engine {engine} says that it runs {task}, for which no handler is registered"
 
 

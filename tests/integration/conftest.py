@@ -54,9 +54,7 @@ def kafka_release() -> KafkaRelease | None:
 
 
 @pytest.fixture(scope="session")
-def local_stack(
-    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalStack]:
+def local_stack(kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A running broker, S3 store and MLflow server, shared: use topics, keys and model names of your own.
 
     The broker is Apache Kafka where a release is named, else the embedded one. A test that stops a part starts
@@ -79,15 +77,11 @@ def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
 def model_manager(local_stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> ModelManager:
     """A manager for registering models at the shared stack."""
     directory = tmp_path_factory.mktemp("registering")
-    return ModelManager(
-        MlflowSettings(tracking_uri=local_stack.mlflow.url), CacheSettings(directory=directory)
-    )
+    return ModelManager(MlflowSettings(tracking_uri=local_stack.mlflow.url), CacheSettings(directory=directory))
 
 
 @pytest.fixture(scope="session")
-def real_models(
-    model_manager: ModelManager, smollm2_path: Path, whisper_tiny_path: Path, pp_ocr_path: Path
-) -> None:
+def real_models(model_manager: ModelManager, smollm2_path: Path, whisper_tiny_path: Path, pp_ocr_path: Path) -> None:
     """SmolLM2, Whisper tiny.en and PP-OCRv5 mobile, registered under the names of their recipes."""
     for name, folder in (
         ("smollm2-135m-instruct", smollm2_path),
@@ -113,9 +107,7 @@ def sleepy_model(model_manager: ModelManager) -> str:
 
 
 @pytest.fixture(scope="session")
-def worker_site(
-    local_stack: LocalStack, real_models: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def worker_site(local_stack: LocalStack, real_models: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Topics of their own with one running worker of two tasks, for tests that leave it as it is."""
     tasks = ["asr", "text-generation"]
     worker_settings = {"tasks": tasks, "reply_topics": [r".+\.replies"]}
@@ -150,9 +142,7 @@ def huge_object(local_stack: LocalStack) -> Iterator[str]:
         parts = [
             {
                 "PartNumber": number,
-                "ETag": store.upload_part(
-                    **place, UploadId=upload, PartNumber=number, Body=io.BytesIO(zeros)
-                )["ETag"],
+                "ETag": store.upload_part(**place, UploadId=upload, PartNumber=number, Body=io.BytesIO(zeros))["ETag"],
             }
             for number in range(1, _GIGABYTE // _PART + 1)
         ]

@@ -46,8 +46,7 @@ def secured_kafka(directory: Path, release: KafkaRelease) -> SecuredKafka:
     login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
     cluster.properties = {
         "listeners": ",".join(
-            [f"{kind}://{where}" for kind, where in addresses.items()]
-            + [f"CONTROLLER://{HOST}:{ports['controller']}"]
+            [f"{kind}://{where}" for kind, where in addresses.items()] + [f"CONTROLLER://{HOST}:{ports['controller']}"]
         ),
         "advertised.listeners": ",".join(f"{kind}://{where}" for kind, where in addresses.items()),
         "listener.security.protocol.map": (

@@ -28,9 +28,7 @@ ALICE: dict[str, Any] = {"sasl_mechanism": "PLAIN", "sasl_username": "alice", "s
 
 
 @pytest.fixture(scope="module")
-def secured(
-    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SecuredKafka]:
+def secured(kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     if kafka_release is None:
         pytest.skip("the embedded broker knows neither logins nor TLS nor rights")
     secured = secured_kafka(tmp_path_factory.mktemp("secured"), kafka_release)
@@ -68,9 +66,7 @@ async def test_the_right_settings_for_each_listener_get_in(secured: SecuredKafka
 
 @pytest.mark.parametrize("speaks", ["PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL"])
 @pytest.mark.parametrize("asked", ["PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL"])
-async def test_the_wrong_protocol_is_named_with_the_right_one(
-    secured: SecuredKafka, speaks: str, asked: str
-) -> None:
+async def test_the_wrong_protocol_is_named_with_the_right_one(secured: SecuredKafka, speaks: str, asked: str) -> None:
     if speaks == asked:
         return
     text = await refused(settings(secured, speaks, asked))
@@ -122,9 +118,7 @@ async def test_a_missing_client_certificate_is_asked_for(secured: SecuredKafka) 
         ({"ssl_certfile": Path(__file__)}, "kafka.ssl_certfile="),
     ],
 )
-async def test_a_file_that_is_no_certificate_is_named(
-    secured: SecuredKafka, change: dict[str, Any], part: str
-) -> None:
+async def test_a_file_that_is_no_certificate_is_named(secured: SecuredKafka, change: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used") as refusal:
         await check_topics(settings(secured, "SSL", "SSL", **change), ["asr"])
     assert part in refusal.value.problems[0]
@@ -140,18 +134,14 @@ async def test_a_port_that_is_no_brokers_and_a_name_without_address_are_told() -
     server = await asyncio.start_server(lambda reader, writer: writer.close(), HOST, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        assert "does not answer as a Kafka broker" in await refused(
-            KafkaSettings(bootstrap_servers=f"{HOST}:{port}")
-        )
+        assert "does not answer as a Kafka broker" in await refused(KafkaSettings(bootstrap_servers=f"{HOST}:{port}"))
     assert "has no address" in await refused(KafkaSettings(bootstrap_servers="no-such-host.invalid:9092"))
 
 
 async def test_a_missing_right_is_not_a_missing_topic(secured: SecuredKafka) -> None:
     may = settings(secured, "PLAINTEXT", "PLAINTEXT")
     await create_topics(may, ["asr"])
-    alice = settings(secured, "SASL_PLAINTEXT", "SASL_PLAINTEXT").model_copy(
-        update={"topic_prefix": may.topic_prefix}
-    )
+    alice = settings(secured, "SASL_PLAINTEXT", "SASL_PLAINTEXT").model_copy(update={"topic_prefix": may.topic_prefix})
     for problem in await check_topics(alice, ["asr"]):
         assert "is not for user alice: the right to describe it is missing" in str(problem)
         assert "does not exist" not in str(problem)
@@ -164,14 +154,10 @@ async def test_a_missing_right_is_not_a_missing_topic(secured: SecuredKafka) -> 
 
 async def test_more_copies_than_brokers_and_a_name_that_collides_are_told(secured: SecuredKafka) -> None:
     kafka = settings(secured, "PLAINTEXT", "PLAINTEXT")
-    with pytest.raises(
-        TopicsRefused, match="replication_factor=3 asks for more copies than brokers, and there is one"
-    ):
+    with pytest.raises(TopicsRefused, match="replication_factor=3 asks for more copies than brokers, and there is one"):
         await create_topics(kafka.model_copy(update={"replication_factor": 3}), ["asr"])
     await create_topics(kafka.model_copy(update={"topic_prefix": f"{kafka.topic_prefix}.x"}), ["asr"])
-    with pytest.raises(
-        TopicsRefused, match=r"collides with existing topic.*choose another kafka.topic_prefix"
-    ):
+    with pytest.raises(TopicsRefused, match=r"collides with existing topic.*choose another kafka.topic_prefix"):
         await create_topics(kafka.model_copy(update={"topic_prefix": f"{kafka.topic_prefix}_x"}), ["asr"])
 
 

@@ -62,9 +62,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(
-    local_stack: LocalStack, installed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def site(local_stack: LocalStack, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A running worker that was set up by the lines of the README."""
     folder = tmp_path_factory.mktemp("custom-task")
     site = Site(folder, local_stack.settings(), worker={"tasks": ["language-identification"]})
@@ -79,9 +77,7 @@ def site(
 
 def test_the_readme_is_answered(site: Site, installed: Path) -> None:
     command = [*of_readme("inferstream", "send"), "--json"]
-    printed = ran(
-        command, cwd=site.directory, PYTHONPATH=str(installed), INFERSTREAM_CONFIG=str(site.config_path)
-    )
+    printed = ran(command, cwd=site.directory, PYTHONPATH=str(installed), INFERSTREAM_CONFIG=str(site.config_path))
     result = json.loads(printed)
     assert result["success"], result
     assert result["result"]["language"] == "de"
@@ -189,9 +185,7 @@ def test_its_setting_comes_from_file_environment_and_command_line(installed: Pat
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_wrong_setting_stops_the_start(
-    installed: Path, tmp_path: Path, command: str, given: str, says: str
-) -> None:
+def test_a_wrong_setting_stops_the_start(installed: Path, tmp_path: Path, command: str, given: str, says: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "streams.cli", command, "--config", "/dev/null", "--set", given],
         cwd=tmp_path,

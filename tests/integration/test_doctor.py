@@ -37,9 +37,7 @@ def settings(local_stack: LocalStack, tmp_path: Path) -> SettingsOfStack:
 
     def make(**changes: dict[str, Any]) -> Settings:
         sections = tree.keys() | changes.keys()
-        return Settings.model_validate(
-            {name: {**tree.get(name, {}), **changes.get(name, {})} for name in sections}
-        )
+        return Settings.model_validate({name: {**tree.get(name, {}), **changes.get(name, {})} for name in sections})
 
     return make
 

@@ -22,8 +22,7 @@ async def until_it_has(worker: WorkerProcess, in_flight: int) -> None:
     """Wait until so many requests are in flight in a worker."""
     async with httpx.AsyncClient() as client, asyncio.timeout(PATIENCE_S):
         while (
-            f"inferstream_messages_in_flight {in_flight}.0"
-            not in (await client.get(f"{url_of(worker)}/metrics")).text
+            f"inferstream_messages_in_flight {in_flight}.0" not in (await client.get(f"{url_of(worker)}/metrics")).text
         ):
             await asyncio.sleep(0.1)
 

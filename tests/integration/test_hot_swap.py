@@ -66,9 +66,7 @@ class Load:
 
     async def call(self) -> None:
         while not self._stopping:
-            request = Request(
-                task=TASK, engine=TASK, model_name="hot-swap", data={"value": 1}, id=uuid.uuid4().hex
-            )
+            request = Request(task=TASK, engine=TASK, model_name="hot-swap", data={"value": 1}, id=uuid.uuid4().hex)
             result = await self._client.infer(request, timeout_s=PATIENCE_S)
             self.by_version[result.model_version] += 1
             if result.result is None or result.result["version"] != result.model_version:

@@ -48,9 +48,7 @@ async def test_the_broker_carries_keys_values_and_headers(local_stack: LocalStac
     finally:
         await admin.close()
     producer = AIOKafkaProducer(bootstrap_servers=address)
-    consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=address, auto_offset_reset="earliest", fetch_max_wait_ms=20
-    )
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest", fetch_max_wait_ms=20)
     await producer.start()
     await consumer.start()
     try:
@@ -154,17 +152,13 @@ def test_nothing_listens_beyond_this_machine(local_stack: LocalStack) -> None:
         assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
 
 
-def test_a_second_stack_on_the_same_folder_is_refused(
-    local_stack: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_stack_on_the_same_folder_is_refused(local_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.local.stack._LOCK_TIMEOUT_S", 0.1)
     with pytest.raises(StackError, match="another local stack uses"):
         LocalStack(local_stack.root).start()
 
 
-def test_a_failing_part_stops_the_others_and_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_part_stops_the_others_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "deploy.local.broker.Broker.command",
         lambda self: [sys.executable, "-c", "raise SystemExit('no memory left')"],

@@ -102,15 +102,11 @@ def test_an_object_is_fetched_under_its_key_as_it_is_stored(connect: Connect, s3
 
 
 def test_an_object_stored_compressed_arrives_as_it_was(connect: Connect, s3: Any) -> None:
-    s3.put_object(
-        Bucket="media", Key="fetcher/packed.wav", Body=gzip.compress(b"sound" * 100), ContentEncoding="gzip"
-    )
+    s3.put_object(Bucket="media", Key="fetcher/packed.wav", Body=gzip.compress(b"sound" * 100), ContentEncoding="gzip")
     assert fetched(connect(), "s3://media/fetcher/packed.wav").content == b"sound" * 100
 
 
-def test_a_key_that_reads_like_a_version_is_named_with_an_empty_version_behind_it(
-    connect: Connect, s3: Any
-) -> None:
+def test_a_key_that_reads_like_a_version_is_named_with_an_empty_version_behind_it(connect: Connect, s3: Any) -> None:
     s3.put_object(Bucket="media", Key="fetcher/a?versionId=7", Body=b"odd")
     assert fetched(connect(), "s3://media/fetcher/a?versionId=7?versionId=").content == b"odd"
 
@@ -118,9 +114,7 @@ def test_a_key_that_reads_like_a_version_is_named_with_an_empty_version_behind_i
 @pytest.mark.parametrize(
     "address", ["s3://Media/a", "s3://me_dia/a", "s3://ab/a", "s3://a..b/a", f"s3://media/{'a' * 300}"]
 )
-def test_a_name_that_cannot_be_is_never_blamed_on_how_the_object_is_stored(
-    connect: Connect, address: str
-) -> None:
+def test_a_name_that_cannot_be_is_never_blamed_on_how_the_object_is_stored(connect: Connect, address: str) -> None:
     with pytest.raises(InferenceError) as refused:
         fetched(connect(), address)
     assert refused.value.code in {"INVALID_INPUT", "MEDIA_NOT_FOUND", "MEDIA_FORBIDDEN"}
@@ -138,9 +132,7 @@ def test_a_version_id_pins_an_older_version(connect: Connect, s3: Any) -> None:
     bucket = f"versioned-{uuid.uuid4().hex[:8]}"
     s3.create_bucket(Bucket=bucket)
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    old, new = (
-        s3.put_object(Bucket=bucket, Key="clip.wav", Body=text)["VersionId"] for text in (b"old", b"new")
-    )
+    old, new = (s3.put_object(Bucket=bucket, Key="clip.wav", Body=text)["VersionId"] for text in (b"old", b"new"))
     mark = s3.delete_object(Bucket=bucket, Key="clip.wav")["VersionId"]
     fetcher = connect(admin=True)
     assert fetched(fetcher, f"s3://{bucket}/clip.wav?versionId={old}").content == b"old"
@@ -162,9 +154,7 @@ async def test_a_missing_key_names_the_field_the_bucket_and_the_key(connect: Con
 
 
 def test_a_missing_bucket_is_told_from_a_missing_key(connect: Connect) -> None:
-    with pytest.raises(
-        MediaNotFound, match=r"has no bucket 'no-such-bucket'; check the name and s3\.endpoint_url"
-    ):
+    with pytest.raises(MediaNotFound, match=r"has no bucket 'no-such-bucket'; check the name and s3\.endpoint_url"):
         fetched(connect(admin=True), "s3://no-such-bucket/clip.wav")
 
 
@@ -187,9 +177,7 @@ def test_a_wrong_secret_and_an_unknown_key_are_told_apart(connect: Connect) -> N
 def test_an_oversize_object_is_refused_before_its_body_has_come(connect: Connect, proxy: ToxicProxy) -> None:
     proxy.mode = Stall(after_bytes=1_000)  # the header passes, and nearly nothing else
     fetcher = connect(port=proxy.port, media={"max_bytes": len(LARGE) - 1})
-    with pytest.raises(
-        MediaTooLarge, match=rf"holds {len(LARGE)} bytes; media\.max_bytes allows {len(LARGE) - 1}"
-    ):
+    with pytest.raises(MediaTooLarge, match=rf"holds {len(LARGE)} bytes; media\.max_bytes allows {len(LARGE) - 1}"):
         fetched(fetcher, "s3://media/fetcher/large.bin")
     assert proxy.accepted == 1
 
@@ -225,18 +213,14 @@ def test_an_object_that_is_overwritten_between_tries_comes_as_the_new_one(
         assert fetching.result(PATIENCE_S).content == new
 
 
-@pytest.mark.parametrize(
-    "mode", [Stall(after_bytes=1_000), BlackHole(), Trickle(), Reset(after_bytes=0), Refuse()]
-)
+@pytest.mark.parametrize("mode", [Stall(after_bytes=1_000), BlackHole(), Trickle(), Reset(after_bytes=0), Refuse()])
 async def test_whatever_the_connection_does_the_deadline_holds(
     connect: Connect, proxy: ToxicProxy, mode: Stall | BlackHole | Trickle | Reset | Refuse
 ) -> None:
     proxy.mode = mode
     fetcher = connect(port=proxy.port, read_timeout_s=5, media={"deadline_s": 1.2})
     async with asyncio.timeout(4):  # well under the read timeout: no socket's patience counts
-        with pytest.raises(
-            MediaUnavailable, match=r"data\.audio: .*large\.bin did not arrive within 1\.2 s"
-        ) as late:
+        with pytest.raises(MediaUnavailable, match=r"data\.audio: .*large\.bin did not arrive within 1\.2 s") as late:
             await fetcher.aresolve({"audio": "s3://media/fetcher/large.bin"}, ["audio"])
     assert late.value.retryable
     assert " tr" in late.value.message

@@ -37,9 +37,7 @@ READ, WRITE, DESCRIBE_CONFIGS = 3, 4, 10
 
 
 @pytest.fixture(scope="module")
-def kafka(
-    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningCluster]:
+def kafka(kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """One broker that limits groups to two members and heeds access rules."""
     if kafka_release is None:
         pytest.skip("needs Apache Kafka: the embedded broker has neither rights nor limits")
@@ -162,9 +160,7 @@ async def joined(member: Member) -> None:
 
 async def refused(member: Member, *words: str) -> None:
     await until(
-        lambda: (
-            member.membership.state == "refused" and all(word in member.membership.reason for word in words)
-        ),
+        lambda: member.membership.state == "refused" and all(word in member.membership.reason for word in words),
         f"refused with {words}",
     )
 

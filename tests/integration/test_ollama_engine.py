@@ -35,9 +35,7 @@ def server(request: pytest.FixtureRequest) -> tuple[OllamaSettings, str]:
         host = os.environ.get("OLLAMA_HOST")
         if not host:
             pytest.skip("OLLAMA_HOST names no real Ollama server")
-        return OllamaSettings(api_base=address_of_ollama_host(host)), os.environ.get(
-            "OLLAMA_MODEL", "smollm2:135m"
-        )
+        return OllamaSettings(api_base=address_of_ollama_host(host)), os.environ.get("OLLAMA_MODEL", "smollm2:135m")
     local: Ollama = request.getfixturevalue("ollama_server")
     return OllamaSettings(api_base=local.url), MODEL
 
@@ -120,13 +118,9 @@ def live(server: tuple[OllamaSettings, str]) -> OllamaSettings:
     return server[0]
 
 
-def test_an_answer_that_repeats_itself_is_a_success(
-    live: OllamaSettings, engine: OllamaEngine, model: Any
-) -> None:
+def test_an_answer_that_repeats_itself_is_a_success(live: OllamaSettings, engine: OllamaEngine, model: Any) -> None:
     repeat = {"inputs": "Repeat for ever: no no no no no no no no no no no no"}
-    result = engine.infer(
-        model, repeat, {"do_sample": False, "max_new_tokens": 400, "repetition_penalty": 0.1}
-    )
+    result = engine.infer(model, repeat, {"do_sample": False, "max_new_tokens": 400, "repetition_penalty": 0.1})
     assert result["finish_reason"] == "repetition"
     assert result["generated_text"].strip()
 
@@ -140,9 +134,7 @@ def test_a_prompt_beyond_the_context_is_refused_unless_it_may_be_cut(
     assert engine.infer(model, inputs, {**SHORT, "num_ctx": 256, "truncate": True})["prompt_tokens"] <= 256
 
 
-def test_a_name_that_the_server_does_not_take_blames_the_tag(
-    live: OllamaSettings, engine: OllamaEngine
-) -> None:
+def test_a_name_that_the_server_does_not_take_blames_the_tag(live: OllamaSettings, engine: OllamaEngine) -> None:
     with pytest.raises(ModelLoadFailed, match="tag ollama_model_name"):
         engine.load_model("m", tags={"ollama_model_name": "no such/model name!!"})
 
@@ -183,9 +175,7 @@ def test_a_model_registered_in_mlflow_answers_through_the_manager(
         )
     )
     try:
-        answer = manager.infer(
-            task="text-generation", engine="ollama", model_name=name, data=QUESTION, options=SHORT
-        )
+        answer = manager.infer(task="text-generation", engine="ollama", model_name=name, data=QUESTION, options=SHORT)
         assert answer["success"], answer
         assert answer["result"]["generated_text"].strip()
         assert answer["result"]["metadata"]["finish_reason"] in {"stop", "length"}

@@ -140,16 +140,12 @@ Answers = dict[str, dict[str, dict[str, Any]]]
 """The result of each case, by name and way, as JSON has it."""
 
 
-async def asked_three_ways(
-    requests: dict[str, dict[str, Any]], site: Site, manager: InferenceManager
-) -> Answers:
+async def asked_three_ways(requests: dict[str, dict[str, Any]], site: Site, manager: InferenceManager) -> Answers:
     """Return what Kafka, HTTP and Python answer, one request after the other, as a batch may round otherwise."""
     url = await http_url(site)
     answers: Answers = {}
     async with (
-        InferenceClient(
-            site.settings.kafka, tasks={request["task"] for request in requests.values()}
-        ) as client,
+        InferenceClient(site.settings.kafka, tasks={request["task"] for request in requests.values()}) as client,
         httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, trust_env=False) as http,
     ):
         for name, request in requests.items():
@@ -246,9 +242,7 @@ def complete(case: dict[str, Any], bucket: str) -> dict[str, Any]:
     data = dict(case["data"])
     for field in fields:
         value = data[field]
-        data[field] = (
-            [_address(one, bucket) for one in value] if isinstance(value, list) else _address(value, bucket)
-        )
+        data[field] = [_address(one, bucket) for one in value] if isinstance(value, list) else _address(value, bucket)
     return {
         "engine": "transformers",
         "options": {},
@@ -266,8 +260,7 @@ def _address(name: str, bucket: str) -> str:
 def without_times(result: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same whichever way was taken."""
     same = {
-        name: result[name]
-        for name in ("success", "id", "task", "engine", "model_name", "model_version", "metadata")
+        name: result[name] for name in ("success", "id", "task", "engine", "model_name", "model_version", "metadata")
     }
     if result["result"] is None:
         return {**same, "error": result["error"]}

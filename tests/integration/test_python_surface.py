@@ -169,9 +169,7 @@ def test_one_import_and_one_call_answer_also_inside_a_running_loop(
     assert left == []
 
 
-def test_media_on_s3_are_fetched_for_a_python_call(
-    local_stack: LocalStack, real_models: None, tmp_path: Path
-) -> None:
+def test_media_on_s3_are_fetched_for_a_python_call(local_stack: LocalStack, real_models: None, tmp_path: Path) -> None:
     clip = next(clip for clip in librivox_recordings() if "0930" in clip.path.name)
     store = local_stack.s3.client()
     try:
@@ -191,9 +189,7 @@ def test_media_on_s3_are_fetched_for_a_python_call(
     assert "data.audio" in missing["error"]["message"]
 
 
-def test_counts_are_exact_when_16_threads_ask_an_engine_of_ones_own(
-    local_stack: LocalStack, tmp_path: Path
-) -> None:
+def test_counts_are_exact_when_16_threads_ask_an_engine_of_ones_own(local_stack: LocalStack, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.txt").write_text("2")
     right, stats, loads = notebook(THREADS, mlflow_uri=local_stack.mlflow.url, folder=tmp_path)

@@ -45,9 +45,7 @@ class Home:
     """Whether the port that README names was free before."""
 
     def run(self, arguments: list[str] | str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("INFERSTREAM_")
-        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("INFERSTREAM_")}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         return subprocess.run(
             arguments,
@@ -108,9 +106,7 @@ def steps() -> list[tuple[str, str]]:
             found.append(("program", body))
             continue
         lines = [line.removeprefix("$ ").partition("    #")[0].strip() for line in body.splitlines()]
-        found += [
-            (line.partition(" ")[0], line) for line in lines if line.startswith(("inferstream ", "curl "))
-        ]
+        found += [(line.partition(" ")[0], line) for line in lines if line.startswith(("inferstream ", "curl "))]
     return found
 
 

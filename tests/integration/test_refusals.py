@@ -139,9 +139,7 @@ async def test_an_object_of_a_gigabyte_is_refused_by_its_size(worker_site: Site,
 
 
 async def test_a_local_path_is_refused_by_a_worker(worker_site: Site) -> None:
-    await refused(
-        worker_site, "asr", {**SPEECH, "data": {"audio": "/etc/passwd"}}, "MEDIA_FORBIDDEN", "allowed_roots"
-    )
+    await refused(worker_site, "asr", {**SPEECH, "data": {"audio": "/etc/passwd"}}, "MEDIA_FORBIDDEN", "allowed_roots")
 
 
 async def test_a_deadline_that_has_passed_is_told_without_inference(worker_site: Site) -> None:
@@ -159,9 +157,7 @@ async def test_a_reply_topic_that_is_not_allowed_is_refused(worker_site: Site) -
 
 async def test_metadata_that_cannot_be_read_do_not_cost_the_caller_its_id(worker_site: Site) -> None:
     identity = uuid.uuid4().hex
-    value = (
-        json.dumps({**TEXT, "id": identity, "data": {"inputs": "hi"}})[:-1] + ', "metadata": {"a": 1e400}}'
-    )
+    value = json.dumps({**TEXT, "id": identity, "data": {"inputs": "hi"}})[:-1] + ', "metadata": {"a": 1e400}}'
     async with InferenceClient(worker_site.settings.kafka, tasks=[]) as client:
         await client.send_bytes("text-generation", value.encode())
     result = (await worker_site.results("text-generation", [identity]))[identity]
@@ -185,9 +181,7 @@ async def test_an_allowed_reply_topic_gets_the_result_under_the_key_of_its_reque
         await admin.create_topics([NewTopic(topic, 1, 1)])
     finally:
         await admin.close()
-    request = Request(
-        **TEXT, data={"inputs": "hi"}, options={"max_new_tokens": 2}, id=uuid.uuid4().hex, reply_to=topic
-    )
+    request = Request(**TEXT, data={"inputs": "hi"}, options={"max_new_tokens": 2}, id=uuid.uuid4().hex, reply_to=topic)
     async with InferenceClient(worker_site.settings.kafka, tasks=[]) as client:
         await client.send(request, key=b"mine")
     (record,) = await worker_site.read([topic], lambda found: bool(found))

@@ -67,9 +67,7 @@ class ServeProcess:
         return self.log_path.read_text(errors="replace")
 
     def post(self, request: dict[str, Any], **more: Any) -> httpx.Response:
-        return httpx.post(
-            f"{self.url}/inference/infer", json=request, timeout=PATIENCE_S, trust_env=False, **more
-        )
+        return httpx.post(f"{self.url}/inference/infer", json=request, timeout=PATIENCE_S, trust_env=False, **more)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=PATIENCE_S, trust_env=False)
@@ -180,9 +178,7 @@ def test_a_recording_is_uploaded_with_curl_and_transcribed(
 
 def test_events_end_with_the_result_that_one_json_holds(server: ServeProcess) -> None:
     whole = server.post(SMOLLM2).json()
-    shown = curl(
-        "-N", "-H", "Accept: text/event-stream", "-d", json.dumps(SMOLLM2), f"{server.url}/inference/infer"
-    )
+    shown = curl("-N", "-H", "Accept: text/event-stream", "-d", json.dumps(SMOLLM2), f"{server.url}/inference/infer")
     *tokens, last = [block for block in shown.stdout.split("\n\n") if block and not block.startswith(":")]
     kind, data = last.splitlines()
     assert kind == "event: result"
@@ -203,9 +199,7 @@ def test_events_end_with_the_result_that_one_json_holds(server: ServeProcess) ->
         ({"deadline": "2020-01-01T00:00:00Z"}, 504, "DEADLINE_EXCEEDED"),
     ],
 )
-def test_failures_have_their_status(
-    server: ServeProcess, changes: dict[str, Any], status: int, code: str
-) -> None:
+def test_failures_have_their_status(server: ServeProcess, changes: dict[str, Any], status: int, code: str) -> None:
     response = server.post({**SMOLLM2, **changes})
     assert response.status_code == status, response.text
     assert response.json()["error"]["code"] == code

@@ -124,9 +124,7 @@ def test_a_text_that_max_new_tokens_cuts_says_so(whisper: Any, librivox_clips: t
         assert ENGINE.infer(whisper, inputs, options)["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize(
-    ("file_format", "rate", "channels"), [("WAV", 8000, 1), ("OGG", 48000, 2), ("MP3", 44100, 2)]
-)
+@pytest.mark.parametrize(("file_format", "rate", "channels"), [("WAV", 8000, 1), ("OGG", 48000, 2), ("MP3", 44100, 2)])
 def test_the_same_clip_in_another_format_gives_the_same_words(
     whisper: Any, librivox_clips: tuple[Recording, ...], file_format: str, rate: int, channels: int
 ) -> None:
@@ -165,9 +163,7 @@ def test_words_come_in_order_with_their_times_and_make_up_the_text(
     assert whisper.model.config._attn_implementation == before
 
 
-def test_a_batch_of_clips_gives_what_each_gives_alone(
-    whisper: Any, librivox_clips: tuple[Recording, ...]
-) -> None:
+def test_a_batch_of_clips_gives_what_each_gives_alone(whisper: Any, librivox_clips: tuple[Recording, ...]) -> None:
     inputs = [*clip_inputs(librivox_clips), *clip_inputs(librivox_clips)]
     together = ENGINE.infer_batch(whisper, inputs, [{}] * 4)
     assert together == [ENGINE.infer(whisper, one, {}) for one in inputs]

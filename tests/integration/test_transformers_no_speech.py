@@ -88,9 +88,7 @@ def test_the_language_is_told_by_the_windows_in_which_somebody_speaks(
 
 
 @pytest.mark.timeout(900)
-def test_what_is_heard_again_is_drawn_the_same_the_next_time(
-    tiny: Any, librivox_clips: tuple[Recording, ...]
-) -> None:
+def test_what_is_heard_again_is_drawn_the_same_the_next_time(tiny: Any, librivox_clips: tuple[Recording, ...]) -> None:
     clip = samples_of(librivox_clips[1])
     options = {"logprob_threshold": -0.05, "temperature_increment_on_fallback": 0.5}
     [first] = heard(tiny, [clip], **options)

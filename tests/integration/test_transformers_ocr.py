@@ -121,9 +121,7 @@ def test_a_line_is_what_the_model_itself_says_of_it(recognizer: Any, pp_ocr_path
         with torch.no_grad():
             chances, classes = model(pixel_values=pixels).last_hidden_state[0].max(-1)
         kept = [
-            step
-            for step, index in enumerate(classes.tolist())
-            if index and (step == 0 or index != classes[step - 1])
+            step for step, index in enumerate(classes.tolist()) if index and (step == 0 or index != classes[step - 1])
         ]
         result = read(recognizer, image)
         text = "".join(settings["character_list"][classes[step]] for step in kept)
@@ -165,9 +163,7 @@ def test_a_page_as_a_bad_camera_sees_it_is_read_as_well(reader: Any) -> None:
     noise = np.random.default_rng(0).normal(0, 12, page.shape)
     light = np.linspace(0.55, 1.0, page.shape[1])[None, :, None]  # darker to the left
     file = io.BytesIO()
-    Image.fromarray(((page * 0.7 + 50) * light + noise).clip(0, 255).astype(np.uint8)).save(
-        file, "JPEG", quality=40
-    )
+    Image.fromarray(((page * 0.7 + 50) * light + noise).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=40)
     # Of small print in such a picture the recognizer tells the letters, though not every space between them.
     assert read(reader, Image.open(file))["text"].replace(" ", "") == IN_ORDER.replace(" ", "")
 
@@ -290,9 +286,7 @@ def test_small_print_is_read(analyst: Any) -> None:
 
 
 def test_a_question_is_refused_and_says_what_answers(analyst: Any) -> None:
-    with pytest.raises(
-        InvalidInput, match="name a document question answering model or an image-text-to-text"
-    ):
+    with pytest.raises(InvalidInput, match="name a document question answering model or an image-text-to-text"):
         analysed(analyst, text_pdf(PAPER), question="What is the sum?")
 
 

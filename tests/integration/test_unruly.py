@@ -53,9 +53,7 @@ async def site_with(directory: Path, stack: LocalStack, **worker: Any) -> Site:
 
 
 def unruly(identity: str, task: str = "unruly", *, model: str = "unruly", **data: Any) -> Request:
-    return Request(
-        task=task, engine="unruly", model_name=model, id=identity, data={"value": identity, **data}
-    )
+    return Request(task=task, engine="unruly", model_name=model, id=identity, data={"value": identity, **data})
 
 
 async def send(site: Site, requests: list[Request]) -> None:
@@ -88,9 +86,7 @@ async def test_whatever_is_raised_is_one_failed_result_and_all_others_are_answer
     with WorkerProcess(site) as worker:
         await worker.started()
         for task, places in PLACES.items():
-            bad = [
-                unruly(f"{place}-{kind}", task, raises={place: kind}) for place in places for kind in KINDS
-            ]
+            bad = [unruly(f"{place}-{kind}", task, raises={place: kind}) for place in places for kind in KINDS]
             good = [unruly(f"good-{number}", task) for number in range(20)]
             mixed = [one for pair in zip(bad, good, strict=False) for one in pair]
             rest = [one for one in (*bad, *good) if one not in mixed]
@@ -126,11 +122,7 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
     with WorkerProcess(site) as worker:
         await worker.started()
         await send(site, hanging)
-        others = [
-            unruly(f"other-{task}-{number}", task, model="unruly-two")
-            for task in TASKS
-            for number in range(20)
-        ]
+        others = [unruly(f"other-{task}-{number}", task, model="unruly-two") for task in TASKS for number in range(20)]
         await send(site, others)
         for task in TASKS:
             ours = [one for one in (*hanging, *others) if one.task == task]
@@ -160,9 +152,7 @@ async def test_with_too_many_calls_that_hang_the_worker_ends_and_the_next_does_n
     behind = [f"behind-{number}" for number in range(20)]
     with WorkerProcess(site) as worker:
         await worker.started()
-        await send(
-            site, [unruly("stuck", hangs=["infer"]), unruly("well", "unruly-texts", model="unruly-two")]
-        )
+        await send(site, [unruly("stuck", hangs=["infer"]), unruly("well", "unruly-texts", model="unruly-two")])
         await until_loaded(worker, 2)  # so the engine begins with it before those behind arrive
         await send(site, [unruly(one) for one in behind])
         status = await asyncio.to_thread(worker.process.wait, PATIENCE_S)

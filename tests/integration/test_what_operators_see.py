@@ -22,9 +22,7 @@ PATIENCE_S = 90.0
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningCluster]:
+def cluster(kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     if kafka_release is None:
         pytest.skip("the embedded broker forgets everything when it dies")
     with RunningCluster(tmp_path_factory.mktemp("seen-kafka"), kafka_release) as cluster:

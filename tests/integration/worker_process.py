@@ -34,9 +34,7 @@ PATIENCE_S = 240.0
 class Site:
     """A topic prefix and a consumer group of a test's own on the shared stack, with the settings to reach them."""
 
-    def __init__(
-        self, directory: Path, stack_settings: dict[str, dict[str, Any]], **sections: dict[str, Any]
-    ) -> None:
+    def __init__(self, directory: Path, stack_settings: dict[str, dict[str, Any]], **sections: dict[str, Any]) -> None:
         prefix = f"t{uuid.uuid4().hex[:10]}"
         tree: dict[str, dict[str, Any]] = {name: dict(values) for name, values in stack_settings.items()}
         own: dict[str, dict[str, Any]] = {
@@ -74,14 +72,10 @@ class Site:
                             return records
             except TimeoutError:
                 seen = [(record.topic, record.offset, record.value) for record in records][-20:]
-                raise AssertionError(
-                    f"{topics} never held what was waited for; they end with {seen}"
-                ) from None
+                raise AssertionError(f"{topics} never held what was waited for; they end with {seen}") from None
         return records
 
-    async def results(
-        self, task: str, ids: Sequence[str], *, patience_s: float = PATIENCE_S
-    ) -> dict[str, Result]:
+    async def results(self, task: str, ids: Sequence[str], *, patience_s: float = PATIENCE_S) -> dict[str, Result]:
         """Return the first result for each of `ids` once all are answered."""
 
         def by_id(records: list[Record]) -> dict[str, Record]:
@@ -109,9 +103,7 @@ class Site:
             while unread:  # the broker tells where a partition ends with every fetch, not when asked for it
                 for fetched in (await consumer.getmany(timeout_ms=500)).values():
                     records += fetched
-                unread = {
-                    one for one in partitions if await consumer.position(one) != consumer.highwater(one)
-                }
+                unread = {one for one in partitions if await consumer.position(one) != consumer.highwater(one)}
             return records
         finally:
             await consumer.stop()
@@ -126,9 +118,7 @@ class Site:
         await consumer.start()
         try:
             partitions = range(self.settings.kafka.partitions)
-            offsets = {
-                number: await consumer.committed(TopicPartition(topic, number)) for number in partitions
-            }
+            offsets = {number: await consumer.committed(TopicPartition(topic, number)) for number in partitions}
         finally:
             await consumer.stop()
         return {number: offset for number, offset in offsets.items() if offset is not None}
@@ -137,9 +127,7 @@ class Site:
 class WorkerProcess:
     """One worker as a child process; killed at the end of the `with` block if it still runs."""
 
-    def __init__(
-        self, site: Site, *, name: str | None = None, settings: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, site: Site, *, name: str | None = None, settings: Mapping[str, str] | None = None) -> None:
         """`settings` are variables of the environment for this worker alone; those of the caller are not its own."""
         self.site = site
         self.settings = settings or {}

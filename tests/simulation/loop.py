@@ -69,9 +69,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
 
     def _turn(self) -> bool:
         """Run one callback, and return whether there was one."""
-        owners = (
-            [owner for owner in self._ready if owner not in self.frozen] if self.frozen else [*self._ready]
-        )
+        owners = [owner for owner in self._ready if owner not in self.frozen] if self.frozen else [*self._ready]
         if not owners:
             return False
         owner = owners[int(self._rng.random() * len(owners))]

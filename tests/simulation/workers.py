@@ -71,9 +71,7 @@ class Sink(MemorySink):
 
     member: Member
 
-    async def send(
-        self, topic: str, partition: int, records: Sequence[ProducerRecord]
-    ) -> tuple[int, Exception | None]:
+    async def send(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> tuple[int, Exception | None]:
         count, error = await super().send(topic, partition, records)
         if error is not None:
             self.member.world.note_doubt(records[:count])

@@ -133,9 +133,7 @@ def test_the_threads_on_the_page_are_those_that_the_code_names() -> None:
 def test_every_file_and_name_that_a_page_cites_exists(page: Path) -> None:
     for file, name in re.findall(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md|yaml))(?::([\w.]+))?`", page.read_text()):
         assert (ROOT / file).is_file(), f"{page.name} cites {file}, which is not there"
-        assert not name or name in defined_in(ROOT / file), (
-            f"{page.name} cites {name}, which {file} does not define"
-        )
+        assert not name or name in defined_in(ROOT / file), f"{page.name} cites {name}, which {file} does not define"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -26,9 +26,7 @@ HEAVY = ("torch", "transformers", "faust", "mlflow", "boto3", "numpy", "PIL", "a
 def in_clean_interpreter(script: str) -> object:
     """Run `script`, which prints JSON, outside this folder, so that only what is installed can be found."""
     with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=elsewhere, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=elsewhere, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 

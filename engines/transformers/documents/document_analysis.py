@@ -34,9 +34,7 @@ class DocumentAnalysisRunner(TaskRunner):
     order, each with its place."""
 
     kinds = (_FINDER, _WRITER)
-    needs = (
-        "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
-    )
+    needs = "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
 
     def __init__(
         self,
@@ -48,9 +46,7 @@ class DocumentAnalysisRunner(TaskRunner):
         release: Callable[[], None],
     ) -> None:
         """There is at least one of a page reader and something that answers."""
-        held = {
-            part: one.model for part, one in (("reader", reader), ("finder", finder), ("asked", asked)) if one
-        }
+        held = {part: one.model for part, one in (("reader", reader), ("finder", finder), ("asked", asked)) if one}
         # As one model, so that they are counted and freed together.
         model: Any = nn.ModuleDict(held) if len(held) > 1 else next(iter(held.values()))
         super().__init__(name, model, release)
@@ -78,9 +74,7 @@ class DocumentAnalysisRunner(TaskRunner):
                 shares.callback(asked.close)
             return cls(folder.name, **given, release=shares.pop_all().close)
 
-    def prepare(
-        self, inputs: dict[str, Any], options: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the document and its options; a model that generates no text takes none."""
         if self.asked is None:
             refuse_options(options, takes=(), because=f"model {self.name} generates no text")
@@ -91,9 +85,7 @@ class DocumentAnalysisRunner(TaskRunner):
                 )
         return inputs, options
 
-    def answer(
-        self, prepared: Sequence[tuple[dict[str, Any], dict[str, Any]]]
-    ) -> Iterator[tuple[int, Outcome]]:
+    def answer(self, prepared: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
         """Yield pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}] for each input,
         and answer (with answer_page and answer_score where the model finds it in the words) for a question.
 

@@ -57,9 +57,7 @@ class AnswerFinder:
             self._image_processor.apply_ocr = False  # the words are known, and its own OCR needs Tesseract
         self._tokenizer = folder.tokenizer()
         if not getattr(self._tokenizer, "is_fast", False):
-            raise ModelLoadFailed(
-                f"model {self._name} needs a fast tokenizer; save it with its tokenizer.json"
-            )
+            raise ModelLoadFailed(f"model {self._name} needs a fast tokenizer; save it with its tokenizer.json")
         longest: int = self._tokenizer.model_max_length
         self._window = min(longest, getattr(self.model.config, "max_position_embeddings", longest))
 
@@ -152,6 +150,4 @@ def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> 
 
 def _on_grid(word: Word, page: Page) -> list[int]:
     sizes = (page["width"], page["height"]) * 2
-    return [
-        min(max(int(_GRID * side / size), 0), _GRID) for side, size in zip(word["box"], sizes, strict=True)
-    ]
+    return [min(max(int(_GRID * side / size), 0), _GRID) for side, size in zip(word["box"], sizes, strict=True)]

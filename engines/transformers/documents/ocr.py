@@ -129,9 +129,7 @@ class TranscriptionRunner(VlmRunner):
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
         image = inputs["image"]
-        return _reading(
-            super().prepare(question_about([image], inputs.get("prompt", TRANSCRIBE)), options), image
-        )
+        return _reading(super().prepare(question_about([image], inputs.get("prompt", TRANSCRIBE)), options), image)
 
 
 def question_about(images: Sequence[Image.Image | None], question: str) -> dict[str, Any]:

@@ -85,10 +85,7 @@ class PageReader:
             regions = self._detector.find(image)
             read = self._read([region.cut_out(image) for region in regions])
         kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
-        lines = [
-            {"text": line.text, "box": region.box, "score": line.score, **_tilt(region)}
-            for region, line in kept
-        ]
+        lines = [{"text": line.text, "box": region.box, "score": line.score, **_tilt(region)} for region, line in kept]
         return PageText.arranged(lines, _level([region for region, _ in kept]))
 
     def close(self) -> None:
@@ -97,8 +94,7 @@ class PageReader:
     def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
         """Return the text of each region; a high one may be a vertical line: the most certain reading counts."""
         ways = [
-            [one, *(one.transpose(turn) for turn in _TURNS if one.height >= _UPRIGHT * one.width)]
-            for one in cuttings
+            [one, *(one.transpose(turn) for turn in _TURNS if one.height >= _UPRIGHT * one.width)] for one in cuttings
         ]
         read = iter(self._recognizer.read([way for of_one in ways for way in of_one]))
         return [max(islice(read, len(of_one)), key=lambda line: line.score) for of_one in ways]

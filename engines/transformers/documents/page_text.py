@@ -108,8 +108,7 @@ def _of_both(printed: PageText, added: Sequence[dict[str, Any]]) -> PageText:
         line
         for line in printed.lines
         if not any(
-            line["text"] in other["text"] and _overlap(line["box"], [other["box"]]) >= _SAME_PLACE
-            for other in regions
+            line["text"] in other["text"] and _overlap(line["box"], [other["box"]]) >= _SAME_PLACE for other in regions
         )
     ]
     texts, polygons = [line["text"] for line in regions], [line.get("polygon") for line in regions]
@@ -142,8 +141,7 @@ def _region(line: Line) -> dict[str, Any]:
 
 def _overlap(box: Sequence[float], others: Sequence[Sequence[float]]) -> float:
     shared = sum(
-        max(0, min(box[2], other[2]) - max(box[0], other[0]))
-        * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+        max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
         for other in others
     )
     return shared / max(1, (box[2] - box[0]) * (box[3] - box[1]))

@@ -122,9 +122,7 @@ def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
     return best
 
 
-def _bands(
-    indices: Sequence[int], boxes: Sequence[Box], gutter: float
-) -> Iterator[tuple[list[int], int | None]]:
+def _bands(indices: Sequence[int], boxes: Sequence[Box], gutter: float) -> Iterator[tuple[list[int], int | None]]:
     """Yield from above the lines between those that cross the gutter, with the crossing line below them."""
     band: list[int] = []
     for index in indices:

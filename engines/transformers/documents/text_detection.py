@@ -116,10 +116,7 @@ class TextDetector:
         seen = image.resize(size, Image.Resampling.BILINEAR)
         scale = np.array([image.width / seen.width, image.height / seen.height], np.float32)
         edge = np.array([image.width, image.height], np.float32)
-        return [
-            TextRegion(np.clip(region.corners * scale, 0, edge), region.score)
-            for region in regions_of(look(seen))
-        ]
+        return [TextRegion(np.clip(region.corners * scale, 0, edge), region.score) for region in regions_of(look(seen))]
 
     def _probabilities(self, image: Image.Image) -> NDArray[np.float32]:
         """Return the probability of text at every pixel, (height, width)."""
@@ -221,8 +218,7 @@ def connected_regions(mask: NDArray[np.bool_]) -> list[Points]:
         leftmost, _ = region.get(row, (start, end))
         region[row] = leftmost, end - 1
     return [
-        np.array([(x, row) for row, both in region.items() for x in both], np.float32)
-        for region in regions.values()
+        np.array([(x, row) for row, both in region.items() for x in both], np.float32) for region in regions.values()
     ]
 
 

@@ -30,9 +30,7 @@ def in_tiles(
         for left, right, first, end in _spans(picture.width, side, step):
             stop_if_unwanted()
             part = look(picture.crop((left, top, right, bottom)))
-            seen[first_row:end_row, first:end] = part[
-                first_row - top : end_row - top, first - left : end - left
-            ]
+            seen[first_row:end_row, first:end] = part[first_row - top : end_row - top, first - left : end - left]
     return seen
 
 

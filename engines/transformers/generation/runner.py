@@ -57,9 +57,7 @@ class GenerationRunner(TaskRunner):
         ends: Any = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
         pads = (own.pad_token_id, tokenizer.pad_token_id, *sorted(self.ends), 0)
-        model.generation_config = _plain(
-            own, pad=next(pad for pad in pads if isinstance(pad, int) and pad >= 0)
-        )
+        model.generation_config = _plain(own, pad=next(pad for pad in pads if isinstance(pad, int) and pad >= 0))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._sizes = CacheSizes.of_model(model)
 
@@ -149,9 +147,7 @@ class GenerationRunner(TaskRunner):
         """Return the sequence of `inputs`, with the beam options where there are several beams."""
         count = options.get("num_beams", 1)
         if count > 1 and (options.get("do_sample") or options.get("temperature")):
-            raise InvalidOption(
-                "options.num_beams above 1 never samples; leave out do_sample and temperature"
-            )
+            raise InvalidOption("options.num_beams above 1 never samples; leave out do_sample and temperature")
         prompt = self.prompt(inputs)
         self._check_tokens(prompt.tokens)
         budget = self._budget(len(prompt.tokens), options)
@@ -230,9 +226,7 @@ class TextGenerationRunner(GenerationRunner):
         else:
             messages = messages or [{"role": "user", "content": inputs["inputs"]}]
             try:
-                encoded = self.tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, return_dict=True
-                )
+                encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
             except TemplateError as error:
                 raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
         tokens: list[int] = encoded["input_ids"]

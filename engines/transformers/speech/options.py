@@ -31,9 +31,7 @@ class SpeechSettings:
 class WhisperLanguages:
     """The languages of one model: whether it is multilingual, their codes, detection."""
 
-    def __init__(
-        self, name: str, model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def __init__(self, name: str, model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name = name
         config: Any = model.generation_config
         config.max_length = None  # every call has its own bound
@@ -103,9 +101,7 @@ class WhisperLanguages:
         hint = f"did you mean {near[0]}?" if near else f"known codes: {', '.join(sorted(known))}"
         if wanted in ("auto", "detect"):
             hint = "leave it out to have the language detected"
-        raise InvalidOption(
-            f'options.language is "{language}", which model {self.name} does not know; {hint}'
-        )
+        raise InvalidOption(f'options.language is "{language}", which model {self.name} does not know; {hint}')
 
     def detect(self, model: WhisperForConditionalGeneration, encoded: Any) -> list[str]:
         ids = model.detect_language(encoder_outputs=encoded).tolist()

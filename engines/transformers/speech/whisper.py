@@ -48,9 +48,7 @@ class WhisperRunner(TaskRunner):
 
     model: WhisperForConditionalGeneration
 
-    def __init__(
-        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Any
-    ) -> None:
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Any) -> None:
         if not isinstance(model, WhisperForConditionalGeneration):
             raise ModelLoadFailed(f"model {name} is a {type(model).__name__}; asr runs Whisper models")
         super().__init__(name, model)
@@ -198,9 +196,7 @@ class WhisperRunner(TaskRunner):
         if rest_from > window.start and window.passes < _MAX_PASSES:
             return Window(recording, rest_from, window.end, window.passes + 1)
         start, end = rest_from / self.rate, window.end / self.rate
-        recording.segments.append(
-            Segment(start, end, self.tokens.text(tail), measures=heard.evidence.measures())
-        )
+        recording.segments.append(Segment(start, end, self.tokens.text(tail), measures=heard.evidence.measures()))
         return None
 
     def _segment(self, window: Window, heard: Heard, part: dict[str, Any]) -> Segment:

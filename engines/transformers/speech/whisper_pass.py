@@ -98,9 +98,7 @@ def hear(
             model.config._attn_implementation = attention
     of_windows: list[list[dict[str, Any]]] = found["segments"]
     results = [parts[-1]["result"] for parts in of_windows]
-    sequences: list[list[int]] = [
-        (one["sequences"] if isinstance(one, dict) else one).tolist() for one in results
-    ]
+    sequences: list[list[int]] = [(one["sequences"] if isinstance(one, dict) else one).tolist() for one in results]
     if beams == 1:
         listener.take(torch.tensor([sequence[-1] for sequence in sequences], device=model.device))
         means = listener.means()
@@ -166,10 +164,7 @@ class PassListener(LogitsProcessor):
 
     def means(self) -> list[Means]:
         """Return the means of each row; both are equal for a row without text."""
-        return [
-            _means(*sums, *counts)
-            for sums, counts in zip(self._sums.tolist(), self._counts.tolist(), strict=True)
-        ]
+        return [_means(*sums, *counts) for sums, counts in zip(self._sums.tolist(), self._counts.tolist(), strict=True)]
 
 
 @contextmanager

@@ -99,9 +99,7 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
         calls.put((call, read(block_size)))
 
 
-def _run(
-    function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int
-) -> None:
+def _run(function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int) -> None:
     """Write what the function yields, within the limits; what this holds on to is free when it returns.
 
     What it asks beyond its private memory fails or aborts it; SIGXCPU ends it after its whole seconds of work. Not the

@@ -143,10 +143,7 @@ def _marks(found: Any) -> Iterator[Any]:
     """Yield the marks by which the content of a page puts an object on layers."""
     for index in range(raw.FPDFPageObj_CountMarks(found)):
         mark, name, size = raw.FPDFPageObj_GetMark(found, index), (raw.FPDF_WCHAR * 3)(), ctypes.c_ulong()
-        if (
-            raw.FPDFPageObjMark_GetName(mark, name, ctypes.sizeof(name), size)
-            and bytes(name) == b"O\0C\0\0\0"
-        ):
+        if raw.FPDFPageObjMark_GetName(mark, name, ctypes.sizeof(name), size) and bytes(name) == b"O\0C\0\0\0":
             yield mark
 
 

@@ -125,9 +125,7 @@ def _letters(page: PdfPage, text: PdfTextPage, to_pixels: ToPixels) -> Iterator[
 def _turned(text: PdfTextPage, index: int, sides: float) -> _Turned | None:
     """Return where a letter stands around which an upright box of two `sides`, added, was drawn."""
     x, y, matrix = ctypes.c_double(), ctypes.c_double(), raw.FS_MATRIX()
-    if not raw.FPDFText_GetCharOrigin(text.raw, index, x, y) or not raw.FPDFText_GetMatrix(
-        text.raw, index, matrix
-    ):
+    if not raw.FPDFText_GetCharOrigin(text.raw, index, x, y) or not raw.FPDFText_GetMatrix(text.raw, index, matrix):
         return None
     angle = math.atan2(matrix.b, matrix.a)
     size = raw.FPDFText_GetFontSize(text.raw, index) * math.hypot(matrix.c, matrix.d)
@@ -173,9 +171,7 @@ def _around(points: Sequence[tuple[int, int]]) -> Box:
     return min(columns), min(rows), max(columns), max(rows)
 
 
-def unread_pictures(
-    page: PdfPage, text: PdfTextPage, words: Sequence[Word], width: int, height: int
-) -> Box | None:
+def unread_pictures(page: PdfPage, text: PdfTextPage, words: Sequence[Word], width: int, height: int) -> Box | None:
     """Return the part of a page of `width` x `height` pixels to read as an image, as `words` do not cover its images.
 
     That is the whole page where these are a large part of it, and None where they are a small one. Invisible text was

@@ -91,9 +91,7 @@ class ChildEnded(Exception):
                 "memory left; try again"
             )
         if self.reason == "crash":
-            return errors.MediaCorrupt(
-                f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}"
-            )
+            return errors.MediaCorrupt(f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}")
         if self.reason == "time":
             needs = f"longer to decode than {limits.timeout_setting} allows ({limits.timeout_s:g} s)"
         else:
@@ -304,9 +302,7 @@ def _as_error(failure: Failure, call: Call) -> Exception:
     if not failure.trace and isinstance(kind, type) and issubclass(kind, errors.InferenceError):
         return kind(failure.message)
     log.error("decoder_failed", function=call.function, error=failure.message, trace=failure.trace)
-    return errors.InternalError(
-        f"an unexpected {failure.kind} stopped the decoding; it is logged with its stack trace"
-    )
+    return errors.InternalError(f"an unexpected {failure.kind} stopped the decoding; it is logged with its stack trace")
 
 
 documents = ChildPool()

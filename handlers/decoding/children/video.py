@@ -93,9 +93,7 @@ def read_frames(
     yield about, np.ascontiguousarray(frames).data.cast("B")
 
 
-def _losses(
-    container: InputContainer, stream: VideoStream, index: FrameIndex, content: bytes, what: str
-) -> list[str]:
+def _losses(container: InputContainer, stream: VideoStream, index: FrameIndex, content: bytes, what: str) -> list[str]:
     """Return what is missing of a file without its end, or with damage in its middle.
 
     Raises:
@@ -139,8 +137,7 @@ def _first_that_moves(opened: Opened, what: str, limits: MediaSettings) -> tuple
 def _check_length(duration_s: float, what: str, limits: MediaSettings) -> None:
     if duration_s > limits.max_video_s:
         raise MediaTooLarge(
-            f"{what} is {duration_s:.0f} s long; media.max_video_s allows {limits.max_video_s:g} s: "
-            "send it in parts"
+            f"{what} is {duration_s:.0f} s long; media.max_video_s allows {limits.max_video_s:g} s: send it in parts"
         )
 
 

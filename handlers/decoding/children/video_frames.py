@@ -163,9 +163,7 @@ def decode_frames(
                 yield time, frame
 
 
-def _packets(
-    container: InputContainer, stream: VideoStream, faults: list[str]
-) -> Iterator[Packet[VideoStream]]:
+def _packets(container: InputContainer, stream: VideoStream, faults: list[str]) -> Iterator[Packet[VideoStream]]:
     """Yield the whole packets of `stream`, to the end or to where the container is damaged; add to `faults` why
     others do not come."""
     times = _Times(stream) if container.format.name in _JOINABLE else None
@@ -187,9 +185,7 @@ def _packets(
     yield from _whole_packets(waiting, faults)
 
 
-def _whole_packets(
-    packets: Iterable[Packet[VideoStream]], faults: list[str]
-) -> Iterator[Packet[VideoStream]]:
+def _whole_packets(packets: Iterable[Packet[VideoStream]], faults: list[str]) -> Iterator[Packet[VideoStream]]:
     for packet in packets:
         if packet.is_corrupt:
             faults.append("a damaged packet")

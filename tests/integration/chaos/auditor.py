@@ -101,9 +101,7 @@ def compare(
         lost=tuple(lost),
         committed_past=tuple(past),
         duplicates=tuple(repeated),
-        differing=tuple(
-            identity for identity, given in repeated.items() if any(one != given[0] for one in given)
-        ),
+        differing=tuple(identity for identity, given in repeated.items() if any(one != given[0] for one in given)),
         unasked=tuple(answers.keys() - asked),
     )
 

@@ -33,9 +33,7 @@ async def site(tmp_path: Path, local_stack: LocalStack, sleepy_model: str) -> Si
 
 
 @pytest.fixture(scope="package")
-def cluster(
-    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningCluster]:
+def cluster(kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """Three running brokers of Apache Kafka, shared by the tests of this folder; skips where there is no release."""
     if kafka_release is None:
         pytest.skip("no release of Apache Kafka is named to run three brokers of")

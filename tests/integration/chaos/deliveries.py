@@ -22,9 +22,7 @@ async def producing(site: Site) -> AsyncIterator[InferenceClient]:
         yield client
 
 
-def sleepy(
-    identity: str, *, task: str = "sleepy", seconds: float = 0.0, model: str = "sleepy", **data: Any
-) -> Request:
+def sleepy(identity: str, *, task: str = "sleepy", seconds: float = 0.0, model: str = "sleepy", **data: Any) -> Request:
     return Request(
         task=task,
         engine="sleepy",

@@ -75,9 +75,7 @@ class SteadyLoad:
                 due += 1 / self._rate_per_s
                 number = next(numbers)
                 identity = f"{self._name}-{number:06d}"
-                request = sleepy(
-                    identity, task=self._task, seconds=0.0 if number % 10 else 0.005, **self._data
-                )
+                request = sleepy(identity, task=self._task, seconds=0.0 if number % 10 else 0.005, **self._data)
                 one = asyncio.create_task(self._send_one(topic, identity, encode(request)))
                 self._waiting.add(one)
                 one.add_done_callback(self._waiting.discard)

@@ -76,9 +76,7 @@ async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
         requests = [sleepy(uuid.uuid4().hex, task="plain") for _ in range(20)]
         await send_all(site, requests)
         number = (
-            await coordinator(site)
-            if frozen == "coordinator"
-            else await leader(site, site.topics.requests("plain"))
+            await coordinator(site) if frozen == "coordinator" else await leader(site, site.topics.requests("plain"))
         )
         cluster.pause(number)
         await crew.join()

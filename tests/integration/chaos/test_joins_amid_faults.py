@@ -42,9 +42,7 @@ async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
                 cluster.pause(node)
                 await crew.join()
                 await answers_grow(site, "plain", by=RATE_PER_S)
-                await until_another_coordinates(
-                    site, node
-                )  # else what is answered cannot be committed in time
+                await until_another_coordinates(site, node)  # else what is answered cannot be committed in time
                 await crew.leave()
                 cluster.resume(node)
                 await answers_grow(site, "plain", by=RATE_PER_S)

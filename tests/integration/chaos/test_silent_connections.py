@@ -64,9 +64,7 @@ async def test_a_worker_gives_up_connections_that_are_silent_and_goes_on(
         await crew.ends_with_all_answered()
 
 
-async def test_a_join_may_take_longer_than_other_requests(
-    proxied: tuple[Place, ToxicProxy], tmp_path: Path
-) -> None:
+async def test_a_join_may_take_longer_than_other_requests(proxied: tuple[Place, ToxicProxy], tmp_path: Path) -> None:
     place, _ = proxied
     site = await place.site(tmp_path, partitions=4, request_timeout_s=REQUEST_TIMEOUT_S)
     async with Crew(site) as crew:

@@ -16,9 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
 
 @pytest.mark.parametrize("first", [400, 40], ids=["a shorter one", "a longer one"])
-async def test_a_topic_made_again_is_read_from_its_start(
-    three_brokers: Place, tmp_path: Path, first: int
-) -> None:
+async def test_a_topic_made_again_is_read_from_its_start(three_brokers: Place, tmp_path: Path, first: int) -> None:
     """Whether positions lie behind the end of what is there now or within it."""
     site = await three_brokers.site(tmp_path, partitions=PARTITIONS)
     topic = site.topics.requests("plain")

@@ -22,9 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
 
 def transactional(site: Site) -> AIOKafkaProducer:
-    return AIOKafkaProducer(
-        bootstrap_servers=site.settings.kafka.bootstrap_servers, transactional_id=uuid.uuid4().hex
-    )
+    return AIOKafkaProducer(bootstrap_servers=site.settings.kafka.bootstrap_servers, transactional_id=uuid.uuid4().hex)
 
 
 async def put(producer: AIOKafkaProducer, site: Site, ids: Iterable[str]) -> None:

@@ -24,9 +24,7 @@ def ask(identity: str = "", *, task: str = "echo", **changes: Any) -> Request:
 
 
 @contextlib.asynccontextmanager
-async def echo(
-    kafka: KafkaSettings, answers: Callable[[str], bool] = lambda identity: True
-) -> AsyncIterator[None]:
+async def echo(kafka: KafkaSettings, answers: Callable[[str], bool] = lambda identity: True) -> AsyncIterator[None]:
     """Answer requests of task `echo` during the block, but for those that `answers` leaves out."""
     topics = Topics(kafka.topic_prefix)
     consumer = AIOKafkaConsumer(
@@ -37,9 +35,7 @@ async def echo(
         metadata_max_age_ms=1000,
     )
     # Of all replicas: an answer that the leader alone has is gone with it.
-    producer = AIOKafkaProducer(
-        bootstrap_servers=kafka.bootstrap_servers, acks="all", metadata_max_age_ms=1000
-    )
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, acks="all", metadata_max_age_ms=1000)
     await consumer.start()
     await producer.start()
 

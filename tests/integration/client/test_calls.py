@@ -127,9 +127,7 @@ async def test_tasks_of_one_loop_share_a_client_and_other_threads_are_told(kafka
         for use in (call, lambda: client.send(ask()), expect):
             await asyncio.to_thread(elsewhere, use)
         loop = asyncio.get_running_loop()
-        handed_over = asyncio.to_thread(
-            lambda: asyncio.run_coroutine_threadsafe(call(), loop).result(PATIENCE_S)
-        )
+        handed_over = asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(call(), loop).result(PATIENCE_S))
         results = await asyncio.gather(*(call() for _ in range(20)), handed_over)
         assert all(result.success for result in results)
         assert len({result.id for result in results}) == 21
@@ -192,10 +190,7 @@ async def test_a_foreign_record_on_a_result_topic_ends_nothing_and_two_clients_g
             for value in (b"no json", b"{}", None):
                 await producer.send_and_wait(Topics(kafka.topic_prefix).results("echo"), value, key=b"k")
             results = await asyncio.gather(
-                *(
-                    client.infer(ask(name), timeout_s=PATIENCE_S)
-                    for client, name in ((one, "a"), (other, "b"))
-                )
+                *(client.infer(ask(name), timeout_s=PATIENCE_S) for client, name in ((one, "a"), (other, "b")))
             )
     finally:
         await producer.stop()

@@ -54,12 +54,7 @@ def mp4_of_boxes(depth: int) -> bytes:
 def mkv_of_masters(depth: int) -> bytes:
     """A Matroska segment of groups within groups, each of unknown size."""
     head = b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska\x42\x87\x81\x04\x42\x85\x81\x02"
-    return (
-        head
-        + b"\x18\x53\x80\x67\x01"
-        + b"\xff" * 7
-        + b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff" * depth
-    )
+    return head + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff" * depth
 
 
 def mp4_of_streams(count: int) -> bytes:
@@ -87,9 +82,7 @@ def png_of(width: int, height: int, *, rows: bool, bits: int = 1) -> bytes:
     """A PNG of one or 32 bits a pixel, the latter with alpha; without rows it only claims them."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     packed = zlib.compress(bytes((width * bits // 8 + 1) * height) if rows else b"")
     depth, colour = (1, 0) if bits == 1 else (8, 6)

@@ -94,16 +94,12 @@ def test_files_that_were_changed_after_registering_are_refused(
     assert content(models.files.acquire(model)) == content(folder)
 
 
-def test_the_least_recently_used_files_go_when_there_are_too_many(
-    make: Make, name: str, tmp_path: Path
-) -> None:
+def test_the_least_recently_used_files_go_when_there_are_too_many(make: Make, name: str, tmp_path: Path) -> None:
     models = make(cache={"directory_max_bytes": 2500})
     versions = []
     for number in range(3):
         folder = model_folder(tmp_path / str(number), weights=bytes([number]) * 1000)
-        versions.append(
-            models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
-        )
+        versions.append(models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder))
     first, second, third = versions
     for age, model in enumerate((second, first)):
         path = models.files.acquire(model)

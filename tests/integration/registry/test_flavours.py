@@ -30,9 +30,7 @@ def test_a_pipeline_that_mlflow_transformers_saved_answers_as_it_did_before(
         tmp_path / "saved",
         pip_requirements=["transformers"],
     )
-    model = models.register_model_to_mlflow(
-        model_name=name, model_source="local", model_path=tmp_path / "saved"
-    )
+    model = models.register_model_to_mlflow(model_name=name, model_source="local", model_path=tmp_path / "saved")
     answers = [
         engine.infer(
             engine.load_model(name, task="text-generation", path=path),
@@ -72,9 +70,7 @@ def test_other_flavours_and_models_with_code_are_refused_with_the_reason(
         models.files.acquire(model)
 
 
-def _register_logged(
-    models: ModelManager, name: str, tmp_path: Path, flavors: dict[str, Any]
-) -> ResolvedModel:
+def _register_logged(models: ModelManager, name: str, tmp_path: Path, flavors: dict[str, Any]) -> ResolvedModel:
     """Register a folder in the layout of mlflow.transformers."""
     import yaml
 

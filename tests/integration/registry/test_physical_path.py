@@ -10,9 +10,7 @@ from handlers.errors import ModelLoadFailed
 from tests.integration.registry.folders import Make, content, model_folder
 
 
-def test_a_physical_path_is_used_in_place_only_under_an_allowed_root(
-    make: Make, name: str, folder: Path
-) -> None:
+def test_a_physical_path_is_used_in_place_only_under_an_allowed_root(make: Make, name: str, folder: Path) -> None:
     registered = make().register_model_to_mlflow(
         model_name=name, model_source="local", tags={"physical_path": str(folder)}
     )
@@ -31,9 +29,7 @@ def test_a_physical_path_that_is_not_trusted_is_passed_over_where_the_files_are_
     assert content(make().files.acquire(model)) == content(folder)
 
 
-def test_a_link_out_of_an_allowed_root_is_not_followed(
-    make: Make, name: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_link_out_of_an_allowed_root_is_not_followed(make: Make, name: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(folder)
     model = make().register_model_to_mlflow(

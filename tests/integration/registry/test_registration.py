@@ -12,9 +12,7 @@ from handlers.errors import InvalidRequest, ModelLoadFailed
 from tests.integration.registry.folders import content, model_folder
 
 
-def test_a_folder_is_uploaded_resolved_and_downloaded_unchanged(
-    models: ModelManager, name: str, folder: Path
-) -> None:
+def test_a_folder_is_uploaded_resolved_and_downloaded_unchanged(models: ModelManager, name: str, folder: Path) -> None:
     registered = models.register_model_to_mlflow(
         model_name=name,
         model_source="huggingface",
@@ -32,9 +30,7 @@ def test_a_folder_is_uploaded_resolved_and_downloaded_unchanged(
     assert content(brought) == content(folder)
 
 
-def test_the_same_files_and_tags_make_no_second_version(
-    models: ModelManager, name: str, folder: Path
-) -> None:
+def test_the_same_files_and_tags_make_no_second_version(models: ModelManager, name: str, folder: Path) -> None:
     register: dict[str, Any] = {"model_name": name, "model_source": "local", "model_path": folder}
     first = models.register_model_to_mlflow(**register, tags={"task": "asr"})
     assert models.register_model_to_mlflow(**register, tags={"task": "asr"}) == first

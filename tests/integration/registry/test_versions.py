@@ -21,9 +21,7 @@ def test_a_plain_name_is_the_champion_where_there_is_one_else_the_newest(
     models: ModelManager, client: Any, name: str, folder: Path
 ) -> None:
     for task in ("one", "two", "three"):
-        models.register_model_to_mlflow(
-            model_name=name, model_source="local", model_path=folder, tags={"task": task}
-        )
+        models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder, tags={"task": task})
     assert models.resolve(name).version == "3"
     assert models.resolve(f"{name}/2").task == "two"
     client.set_registered_model_alias(name, "champion", "1")
@@ -38,9 +36,7 @@ def test_a_version_that_is_deleted_takes_its_alias_along(
     models: ModelManager, client: Any, name: str, folder: Path
 ) -> None:
     for task in ("one", "two"):
-        models.register_model_to_mlflow(
-            model_name=name, model_source="local", model_path=folder, tags={"task": task}
-        )
+        models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder, tags={"task": task})
     client.set_registered_model_alias(name, "champion", "2")
     assert eventually(lambda: models.resolve(name).version, "2")
     client.delete_model_version(name, "2")
@@ -64,9 +60,7 @@ def test_a_model_deleted_and_registered_anew_is_another_one_with_files_of_its_ow
     assert content(models.files.acquire(anew)) == content(folder)
 
 
-def test_what_is_not_there_is_named_with_what_is(
-    models: ModelManager, client: Any, name: str, folder: Path
-) -> None:
+def test_what_is_not_there_is_named_with_what_is(models: ModelManager, client: Any, name: str, folder: Path) -> None:
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     client.set_registered_model_alias(name, "blue", "1")
     with pytest.raises(UnknownModel, match=f"did you mean {name}"):
@@ -87,21 +81,15 @@ def test_models_are_listed_with_the_version_of_their_plain_name(
     models: ModelManager, client: Any, name: str, folder: Path
 ) -> None:
     for task in ("one", "two"):
-        models.register_model_to_mlflow(
-            model_name=name, model_source="local", model_path=folder, tags={"task": task}
-        )
+        models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder, tags={"task": task})
     assert [model.version for model in models.list_models() if model.name == name] == ["2"]
     client.set_registered_model_alias(name, "champion", "1")
     assert [model.version for model in models.list_models() if model.name == name] == ["1"]
 
 
-def test_an_alias_can_be_moved_and_is_listed_with_all_versions(
-    models: ModelManager, name: str, folder: Path
-) -> None:
+def test_an_alias_can_be_moved_and_is_listed_with_all_versions(models: ModelManager, name: str, folder: Path) -> None:
     first, _ = (
-        models.register_model_to_mlflow(
-            model_name=name, model_source="local", model_path=folder, tags={"task": task}
-        )
+        models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder, tags={"task": task})
         for task in ("one", "two")
     )
     models.set_alias(first, "champion")

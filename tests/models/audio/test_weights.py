@@ -71,9 +71,7 @@ def test_of_a_very_long_recording_windows_at_equal_distances_are_heard_and_told(
     assert result["metadata"] == {"duration_s": 20.0, "windows": 4, "heard_s": 4.0}
 
 
-def test_recorded_speech_is_speech_in_any_container(
-    runner: Any, librivox_clips: tuple[Recording, ...]
-) -> None:
+def test_recorded_speech_is_speech_in_any_container(runner: Any, librivox_clips: tuple[Recording, ...]) -> None:
     samples, rate = soundfile.read(librivox_clips[0].path, dtype="float32")
     m4a = encoded_sound(samples, container="ipod", codec="aac", rate=rate)
     webm = encoded_sound(samples, container="webm", codec="libopus", rate=rate)

@@ -48,9 +48,7 @@ def untrained() -> ASTForAudioClassification:
     return ASTForAudioClassification(config)
 
 
-def train(
-    model: ASTForAudioClassification, features: torch.Tensor, labels: torch.Tensor, *, steps: int
-) -> None:
+def train(model: ASTForAudioClassification, features: torch.Tensor, labels: torch.Tensor, *, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.5e-3, total_steps=steps)
     started = time.monotonic()

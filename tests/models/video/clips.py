@@ -13,9 +13,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "
 TRAINING_SEED, HELD_OUT_SEED = 0, 1_000_003
 
 
-def moving_square(
-    direction: str, rng: random.Random, *, frames: int = 8, size: int = 64
-) -> NDArray[np.uint8]:
+def moving_square(direction: str, rng: random.Random, *, frames: int = 8, size: int = 64) -> NDArray[np.uint8]:
     """Return a clip (frames, size, size, 3) of one square, with everything else about it drawn from `rng`."""
     dx, dy = DIRECTIONS[direction]
     side = rng.uniform(0.15, 0.3) * size

@@ -34,8 +34,7 @@ def held_out(count: int, *, frames: int = 20, size: int = 96) -> list[tuple[str,
     rng = random.Random(SEED)
     directions = list(itertools.islice(itertools.cycle(DIRECTIONS), count))
     return [
-        (direction, encoded_video(moving_square(direction, rng, frames=frames, size=size)))
-        for direction in directions
+        (direction, encoded_video(moving_square(direction, rng, frames=frames, size=size))) for direction in directions
     ]
 
 

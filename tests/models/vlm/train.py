@@ -163,9 +163,7 @@ class Conversations:
         return torch.from_numpy(scaled).permute(2, 0, 1)
 
 
-def train(
-    model: LlavaForConditionalGeneration, conversations: Conversations, *, steps: int, size: int
-) -> None:
+def train(model: LlavaForConditionalGeneration, conversations: Conversations, *, steps: int, size: int) -> None:
     """Run `steps` steps of AdamW with warm-up and a cosine to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     warm_up = 80
@@ -211,9 +209,7 @@ def held_out_scores(model: Any, processor: Any, *, drawings: int = 240) -> dict[
                 return_tensors="pt",
             )
             tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-            answers = processor.batch_decode(
-                tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
+            answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             right += sum(text.strip() == one.answer(kind) for text, one in zip(answers, some, strict=True))
         scores[kind] = right / drawings
     return scores

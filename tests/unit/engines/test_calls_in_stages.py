@@ -65,9 +65,7 @@ def test_a_stage_that_hangs_is_given_up_by_its_name_and_no_other_one_begins(
 
 
 @pytest.mark.logs_errors("call_stuck")
-def test_what_hangs_after_its_deadline_is_given_up_though_nobody_waits(
-    guard: Guard, gate: threading.Event
-) -> None:
+def test_what_hangs_after_its_deadline_is_given_up_though_nobody_waits(guard: Guard, gate: threading.Event) -> None:
     told: list[str] = []
 
     def walk() -> None:

@@ -155,9 +155,7 @@ def test_a_secret_is_never_in_a_message(given: list[str]) -> None:
 def test_a_bad_value_of_a_secret_is_masked(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "mlflow:\n  password: 12345\n")
     (problem,) = problems_of(config_file=file)
-    assert problem.startswith(
-        f"mlflow.password=******** (file {file}:2): allowed: text, or null; put it in quotes"
-    )
+    assert problem.startswith(f"mlflow.password=******** (file {file}:2): allowed: text, or null; put it in quotes")
 
 
 def test_true_is_no_number(tmp_path: Path) -> None:
@@ -255,10 +253,7 @@ def test_the_environment_of_the_process_is_read_unless_another_is_given(
 
 
 def test_passwords_in_addresses_are_masked() -> None:
-    assert (
-        mask_password_in_url("see http://me:pw@host/x and s3://b/k")
-        == "see http://me:********@host/x and s3://b/k"
-    )
+    assert mask_password_in_url("see http://me:pw@host/x and s3://b/k") == "see http://me:********@host/x and s3://b/k"
 
 
 def test_variables_of_the_tests_are_no_settings() -> None:

@@ -25,9 +25,7 @@ def test_a_deadline_is_a_time_or_seconds(deadline: Any, seconds: float | None) -
 
 @pytest.mark.parametrize("deadline", ["soon", "2030-01-31T12:00:00", True, math.nan, math.inf, [], "", b"x"])
 def test_what_is_no_time_is_refused(deadline: Any) -> None:
-    with pytest.raises(
-        InvalidRequest, match="is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds"
-    ):
+    with pytest.raises(InvalidRequest, match="is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds"):
         deadline_at(deadline)
 
 
@@ -42,13 +40,7 @@ def test_the_earlier_of_deadline_and_timeout_counts() -> None:
 
 
 def test_nine_goes_before_nought_and_among_equals_the_earlier_deadline() -> None:
-    assert (
-        urgency_of(9, None)
-        < urgency_of(5, 10.0)
-        < urgency_of(5, 20.0)
-        < urgency_of(5, None)
-        < urgency_of(0, 1)
-    )
+    assert urgency_of(9, None) < urgency_of(5, 10.0) < urgency_of(5, 20.0) < urgency_of(5, None) < urgency_of(0, 1)
     for priority in (-1, 10, 5.0, True, "5", None):
         with pytest.raises(InvalidRequest, match="must be a whole number from 0 to 9"):
             urgency_of(priority, None)  # type: ignore[arg-type]
@@ -72,9 +64,7 @@ def hanging(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return answers
 
 
-def test_a_call_ends_when_its_time_is_over_and_the_next_is_answered(
-    bench: Bench, hanging: threading.Event
-) -> None:
+def test_a_call_ends_when_its_time_is_over_and_the_next_is_answered(bench: Bench, hanging: threading.Event) -> None:
     for until in ({"timeout": 0.05}, {"deadline": time.time() + 0.05}):
         error = bench.error_of({"text": "slow"}, **until)
         assert (error["code"], error["retryable"]) == ("DEADLINE_EXCEEDED", False)

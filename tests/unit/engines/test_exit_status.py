@@ -40,13 +40,9 @@ began.wait()
     ("ending", "status", "limit_s"),
     [("print('done')", 0, 0.1), ("raise SystemExit(3)", 3, 600), ("raise KeyError('mine')", 1, 600)],
 )
-def test_the_status_of_a_process_is_its_own_whatever_it_leaves_behind(
-    ending: str, status: int, limit_s: float
-) -> None:
+def test_the_status_of_a_process_is_its_own_whatever_it_leaves_behind(ending: str, status: int, limit_s: float) -> None:
     program = PROGRAM.format(ending=ending, limit_s=limit_s)
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == status, ended.stderr
     assert "terminate called" not in ended.stderr
     assert ("done" in ended.stdout) == (status == 0)
@@ -75,7 +71,5 @@ for _ in range(8):
 began.wait()
 raise SystemExit(3)
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, timeout=300
-    )
+    ended = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 3, ended.stderr

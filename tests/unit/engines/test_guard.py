@@ -43,9 +43,7 @@ def test_a_call_has_the_context_and_the_name_of_its_caller(guard: Guard) -> None
 
 
 @pytest.mark.logs_errors("call_stuck")
-def test_a_call_that_hangs_is_given_up_and_counts_as_stuck_until_it_ends(
-    guard: Guard, gate: threading.Event
-) -> None:
+def test_a_call_that_hangs_is_given_up_and_counts_as_stuck_until_it_ends(guard: Guard, gate: threading.Event) -> None:
     released: list[int] = []
     lease = Lease(None, lambda: released.append(1))
     with pytest.raises(GivenUp, match="my model did not respond for"):
@@ -166,9 +164,7 @@ def test_signs_that_cannot_be_told_hide_nothing(guard: Guard, gate: threading.Ev
     assert wait_until(lambda: given_up == ["answer"])
 
 
-def test_an_engine_that_does_not_tell_its_signs_holds_up_no_other_call(
-    guard: Guard, gate: threading.Event
-) -> None:
+def test_an_engine_that_does_not_tell_its_signs_holds_up_no_other_call(guard: Guard, gate: threading.Event) -> None:
     asked = threading.Event()
 
     def hang() -> float:

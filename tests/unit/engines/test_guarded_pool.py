@@ -55,9 +55,7 @@ def test_a_call_has_the_context_of_its_caller_and_the_name_of_the_pool(pool: Gua
     assert pool.submit(lambda: threading.current_thread().name).result(PATIENCE_S) == "pool"
 
 
-def test_stages_run_in_the_thread_of_the_call_which_may_be_silent_in_between(
-    guard: Guard, pool: GuardedPool
-) -> None:
+def test_stages_run_in_the_thread_of_the_call_which_may_be_silent_in_between(guard: Guard, pool: GuardedPool) -> None:
     def call() -> bool:
         here = threading.get_ident()
         ran = [guard.call("x", BRIEF_S, threading.get_ident, is_stage=True)]
@@ -166,9 +164,7 @@ def test_a_stage_that_ends_as_it_is_given_up_does_either_and_never_both(guard: G
 
 
 @pytest.mark.logs_errors("call_stuck")
-def test_closing_waits_for_what_runs_or_waits_and_not_for_what_hangs(
-    guard: Guard, gate: threading.Event
-) -> None:
+def test_closing_waits_for_what_runs_or_waits_and_not_for_what_hangs(guard: Guard, gate: threading.Event) -> None:
     ends = threading.Event()
     with GuardedPool(guard, 2, "pool") as pool:
         hung = pool.submit(hang(guard, gate))
@@ -183,9 +179,7 @@ def test_closing_waits_for_what_runs_or_waits_and_not_for_what_hangs(
         pool.submit(lambda: 1)
 
 
-def test_a_call_that_is_cancelled_before_it_begins_does_not_run(
-    pool: GuardedPool, gate: threading.Event
-) -> None:
+def test_a_call_that_is_cancelled_before_it_begins_does_not_run(pool: GuardedPool, gate: threading.Event) -> None:
     ran: list[int] = []
     for _ in range(2):
         pool.submit(gate.wait)
@@ -224,9 +218,7 @@ async def test_who_is_cancelled_leaves_a_running_call_that_still_ends_or_is_give
     assert (guard.timeouts, faults) == (int(hangs), [])
 
 
-def test_where_no_thread_can_be_started_whoever_waits_is_told(
-    guard: Guard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_thread_can_be_started_whoever_waits_is_told(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 

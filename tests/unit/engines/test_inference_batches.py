@@ -36,20 +36,14 @@ def test_a_batch_whose_model_does_not_load_fails_item_by_item(bench: Bench) -> N
     assert [type(outcome) for outcome in outcomes] == [ModelLoadFailed] * 2
 
 
-def test_an_engine_that_loses_items_is_told_so_for_each_of_them(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_loses_items_is_told_so_for_each_of_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.engine, "infer_batch", lambda model, inputs, options: [])
     outcomes = bench.manager.execution.run([prepare(bench, "one"), prepare(bench, "two")])
     assert [type(outcome) for outcome in outcomes] == [InternalError] * 2
 
 
-def test_an_engine_that_returns_no_dict_fails_that_item_alone(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        bench.engine, "infer_batch", lambda model, inputs, options: [{"shouted": "ONE"}, "TWO"]
-    )
+def test_an_engine_that_returns_no_dict_fails_that_item_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.engine, "infer_batch", lambda model, inputs, options: [{"shouted": "ONE"}, "TWO"])
     first, second = bench.manager.execution.run([prepare(bench, "one"), prepare(bench, "two")])
     assert first == {"shouted": "ONE"}
     assert isinstance(second, InternalError)
@@ -120,9 +114,7 @@ class Speechless(Exception):
 
 
 @pytest.mark.logs_errors("execute_failed")
-def test_an_error_without_words_costs_its_neighbours_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_without_words_costs_its_neighbours_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = run_whole(bench, monkeypatch, Whole({"t1"}, Speechless()), 4)
     assert [isinstance(one, InternalError) for one in outcomes] == [False, True, False, False]
 
@@ -150,9 +142,7 @@ def test_an_engine_that_is_away_is_not_asked_again_for_every_half(
 
 
 @pytest.mark.logs_errors("execute_failed")
-def test_the_time_of_all_halves_counts_for_each_request(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_of_all_halves_counts_for_each_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.engine, "infer_batch", Whole({"t0"}))
     batch = [prepare(bench, f"t{number}") for number in range(2)]
     bench.manager.execution.run(batch)
@@ -177,9 +167,7 @@ class OneByOne:
 
 
 @pytest.mark.logs_errors("execute_failed")
-def test_what_was_answered_early_stands_and_is_not_run_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_answered_early_stands_and_is_not_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OneByOne(bad="t1")
     monkeypatch.setattr(bench.engine, "infer_each", engine)
     batch, told = [prepare(bench, f"t{number}") for number in range(4)], list[tuple[Any, Any]]()

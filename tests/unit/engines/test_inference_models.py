@@ -100,9 +100,7 @@ def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch:
 def test_cached_models_are_listed_with_their_parts(bench: Bench) -> None:
     bench.infer({"text": "hello"})
     (row,) = bench.manager.get_cached_models()
-    assert {
-        name: row[name] for name in ("engine", "task", "model_name", "version", "bytes", "hits", "leases")
-    } == {
+    assert {name: row[name] for name in ("engine", "task", "model_name", "version", "bytes", "hits", "leases")} == {
         "engine": "shouter",
         "task": "shout",
         "model_name": "tagged",

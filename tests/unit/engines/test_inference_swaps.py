@@ -28,9 +28,7 @@ def engine(bench: Bench) -> VersionEngine:
     return bench.engine
 
 
-def test_eight_threads_asking_for_two_cold_models_cause_two_loads(
-    bench: Bench, engine: VersionEngine
-) -> None:
+def test_eight_threads_asking_for_two_cold_models_cause_two_loads(bench: Bench, engine: VersionEngine) -> None:
     barrier = threading.Barrier(8)
 
     def ask(number: int) -> dict[str, Any]:
@@ -84,9 +82,7 @@ def test_an_alias_flipped_five_times_under_load_fails_no_request_and_mixes_no_ve
 
 
 @pytest.mark.logs_errors("model_swap_failed")
-def test_under_load_a_version_that_does_not_load_fails_no_request(
-    bench: Bench, engine: VersionEngine
-) -> None:
+def test_under_load_a_version_that_does_not_load_fails_no_request(bench: Bench, engine: VersionEngine) -> None:
     engine.broken_versions = {"4"}
     bench.infer({"text": "hello"})
     stand_for(bench, "4")
@@ -98,9 +94,7 @@ def test_under_load_a_version_that_does_not_load_fails_no_request(
     assert bench.models.files_in_use["tagged/4"] == 0
 
 
-def test_a_batch_formed_before_the_swap_runs_wholly_on_the_old_version(
-    bench: Bench, engine: VersionEngine
-) -> None:
+def test_a_batch_formed_before_the_swap_runs_wholly_on_the_old_version(bench: Bench, engine: VersionEngine) -> None:
     bench.infer({"text": "hello"})
     before = [prepare(bench, "one"), prepare(bench, "two")]
     stand_for(bench, "4")

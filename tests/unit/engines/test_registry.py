@@ -184,9 +184,7 @@ def test_a_broken_package_is_told_by_entry_point_and_other_engines_go_on(
 def test_an_unknown_engine_is_named_with_the_known_ones() -> None:
     registry = EngineRegistry()
     registry.register("shouter", ShoutEngine)
-    with pytest.raises(
-        UnknownEngine, match=r"'steam' is not known; this process has .*shouter.*transformers"
-    ):
+    with pytest.raises(UnknownEngine, match=r"'steam' is not known; this process has .*shouter.*transformers"):
         registry.get("steam")
 
 

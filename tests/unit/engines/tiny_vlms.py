@@ -95,9 +95,7 @@ def save_llava(folder: Path, *, chat: bool = True) -> Path:
         image_seq_length=9,
     )
     processor = LlavaProcessor(  # type: ignore[no-untyped-call]
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
-        ),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}),
         tokenizer=tokenizer(),
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -147,9 +145,7 @@ def make_qwen() -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
     """Return a Qwen2-VL, which takes images at their own size as patches and a grid, and its processor."""
     torch.manual_seed(0)
     config = Qwen2VLConfig(
-        text_config=_text(
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
-        ),
+        text_config=_text(rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}),
         vision_config={
             "depth": 1,
             "embed_dim": 32,

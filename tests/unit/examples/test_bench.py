@@ -65,12 +65,8 @@ def run_made_up(
     return status, shown.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("comparison", "met", "missed"), [(">=", 0.3, 0.2999), ("<=", 0.3, 0.3001), ("==", 0.3, 0.31)]
-)
-def test_a_target_is_met_at_its_bound_and_missed_just_beyond(
-    comparison: str, met: float, missed: float
-) -> None:
+@pytest.mark.parametrize(("comparison", "met", "missed"), [(">=", 0.3, 0.2999), ("<=", 0.3, 0.3001), ("==", 0.3, 0.31)])
+def test_a_target_is_met_at_its_bound_and_missed_just_beyond(comparison: str, met: float, missed: float) -> None:
     target = Target("share", comparison, 0.3)  # type: ignore[arg-type]
     assert target.is_met(met)
     assert not target.is_met(missed)
@@ -109,9 +105,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
         ((1234.5, 3.0), "made-up value=1234/3 target=>=0.3/<=5 ok"),
     ],
 )
-def test_the_closing_line_has_every_figure_in_the_order_of_the_targets(
-    values: tuple[float, ...], line: str
-) -> None:
+def test_the_closing_line_has_every_figure_in_the_order_of_the_targets(values: tuple[float, ...], line: str) -> None:
     targets = [Target("share", ">=", 0.3), Target("p50", "<=", 5, "ms")]
     figures = {target.figure: Spread.of([value]) for target, value in zip(targets, values, strict=False)}
     done = Done(made_up(targets=targets), Measurement(figures), seconds=1.0)
@@ -165,9 +159,7 @@ def test_what_cannot_be_run_is_named_and_the_others_still_run(tmp_path: Path) ->
 def test_figures_of_a_quick_run_do_not_replace_real_ones(tmp_path: Path) -> None:
     run_made_up(tmp_path, made_up())
     run_made_up(tmp_path, made_up(values=[0.9]), is_quick=True)
-    real, quick = (
-        json.loads((folder / "made-up.json").read_text()) for folder in (tmp_path, tmp_path / "quick")
-    )
+    real, quick = (json.loads((folder / "made-up.json").read_text()) for folder in (tmp_path, tmp_path / "quick"))
     assert real["figures"]["share"]["median"] == 0.5
     assert quick["figures"]["share"]["median"] == 0.9
 

@@ -15,9 +15,7 @@ from examples.models.ollama import Ollama
 
 
 @pytest.mark.weights
-def test_it_prints_the_folder_of_each_model(
-    whisper_tiny_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_prints_the_folder_of_each_model(whisper_tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "whisper-tiny.en"]) == 0
     assert capsys.readouterr().out == f"{whisper_tiny_path}\n"
 

@@ -20,9 +20,7 @@ _TYPES: dict[str, Any] = {
 
 def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
     """Return whether `value`, as JSON could hold it, fits `schema`."""
-    return all(
-        _fits(value, keyword, rule, schema) for keyword, rule in schema.items() if keyword not in _ANNOTATIONS
-    )
+    return all(_fits(value, keyword, rule, schema) for keyword, rule in schema.items() if keyword not in _ANNOTATIONS)
 
 
 def _fits(value: Any, keyword: str, rule: Any, schema: Mapping[str, Any]) -> bool:
@@ -57,9 +55,7 @@ def _fits(value: Any, keyword: str, rule: Any, schema: Mapping[str, Any]) -> boo
         case "minProperties":
             return not is_a["object"] or len(value) >= rule
         case "properties":
-            return not is_a["object"] or all(
-                is_valid(value[name], rule[name]) for name in rule.keys() & value
-            )
+            return not is_a["object"] or all(is_valid(value[name], rule[name]) for name in rule.keys() & value)
         case "patternProperties":
             return not is_a["object"] or all(
                 is_valid(value[name], of_name)

@@ -36,9 +36,7 @@ def test_a_question_that_is_no_text_is_refused(question: Any) -> None:
 
 
 def test_a_missing_document_is_named() -> None:
-    with pytest.raises(
-        InvalidInput, match=r"data\.document is required for task document-analysis; got image"
-    ):
+    with pytest.raises(InvalidInput, match=r"data\.document is required for task document-analysis; got image"):
         HANDLER.preprocess({"image": b""}, {})
 
 

@@ -105,9 +105,7 @@ def test_videos_are_known(kind: str) -> None:
         (VideoAnalysisHandler, "video", "a video"),
     ],
 )
-def test_what_is_no_medium_of_the_field_hears_what_it_is(
-    handler: type, field: str, wanted: str, name: str
-) -> None:
+def test_what_is_no_medium_of_the_field_hears_what_it_is(handler: type, field: str, wanted: str, name: str) -> None:
     message = refusal(handler, field, OTHERS[name])
     assert f"data.{field} (s3://b/k) is {name}, not {wanted}; " in message
     assert "send a whole" in message
@@ -169,9 +167,7 @@ def test_what_is_of_an_unread_kind_of_the_medium_hears_which(
 
 
 def test_a_pdf_hears_which_task_takes_it() -> None:
-    assert "send it as data.document to task document-analysis" in refusal(
-        OcrHandler, "image", OTHERS["a PDF"]
-    )
+    assert "send it as data.document to task document-analysis" in refusal(OcrHandler, "image", OTHERS["a PDF"])
 
 
 def test_media_in_each_others_places_hear_where_they_belong() -> None:
@@ -180,9 +176,7 @@ def test_media_in_each_others_places_hear_where_they_belong() -> None:
     assert "is a wav recording, not an image; send it as data.audio" in refusal(OcrHandler, "image", wav)
     assert "is an mp4 or mov video, not an image; send it as data.video" in refusal(OcrHandler, "image", mp4)
     assert "is a PNG image, not a video; send it as data.image" in refusal(VideoAnalysisHandler, "video", png)
-    assert "is a wav recording, not a video; send it as data.audio" in refusal(
-        VideoAnalysisHandler, "video", wav
-    )
+    assert "is a wav recording, not a video; send it as data.audio" in refusal(VideoAnalysisHandler, "video", wav)
 
 
 def test_a_recording_in_an_mp4_sent_as_a_video_hears_that_it_has_only_sound() -> None:

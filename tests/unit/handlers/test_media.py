@@ -41,9 +41,7 @@ def test_without_an_encoding_it_is_percent_encoded(head: str) -> None:
 
 @pytest.mark.parametrize("named", ["base-64", "hex", "base64url", "base64;charset=utf-8"])
 def test_another_encoding_is_refused_with_those_that_are_known(named: str) -> None:
-    with pytest.raises(
-        MediaCorrupt, match=r'names the encoding "[a-z0-9-]+"; only base64, named last, and percent-'
-    ):
+    with pytest.raises(MediaCorrupt, match=r'names the encoding "[a-z0-9-]+"; only base64, named last, and percent-'):
         decode_data_uri(f"data:image/png;{named},{PAYLOAD}", max_bytes=100)
 
 
@@ -69,8 +67,6 @@ def test_a_masked_array_is_refused_with_what_to_do(read: Any) -> None:
     limits = {"max_s": 10.0} if read is read_sound else {"limits": MediaSettings()}
     whole = np.zeros(shape, np.int16 if read is read_sound else np.uint8)
     masked: Any = np.ma.masked_array(whole, mask=np.zeros(shape, bool))
-    with pytest.raises(
-        InvalidInput, match=r"^data\.it is a masked array; fill what is masked first, as by array\.f"
-    ):
+    with pytest.raises(InvalidInput, match=r"^data\.it is a masked array; fill what is masked first, as by array\.f"):
         read(masked, field="data.it", **limits)
     read(masked.filled(0), field="data.it", **limits)

@@ -33,9 +33,7 @@ class Log:
         self.start = self.end = 0
         self._batches: list[tuple[int, bytes]] = []
 
-    def append(
-        self, count: int, *, damage: Callable[[bytes], bytes] = lambda data: data, skip: int = 0
-    ) -> None:
+    def append(self, count: int, *, damage: Callable[[bytes], bytes] = lambda data: data, skip: int = 0) -> None:
         """Append a batch of so many records, of which compaction has left out the last `skip` since."""
         made = bytearray(batch(self.end, [PLAIN] * count))
         self.end += count + skip

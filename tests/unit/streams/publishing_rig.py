@@ -60,9 +60,7 @@ def size_of(record: ProducerRecord) -> int:
     return int(batch.size())
 
 
-def publisher(
-    broker: Broker, *, max_message_bytes: int = 100_000, outcomes: Outcomes | None = None
-) -> Publisher:
+def publisher(broker: Broker, *, max_message_bytes: int = 100_000, outcomes: Outcomes | None = None) -> Publisher:
     return Publisher(
         cast(BatchingProducer, broker),
         topics=Topics(),

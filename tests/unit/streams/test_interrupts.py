@@ -158,9 +158,7 @@ def importing(arguments: list[str], modules: Path) -> Iterator[subprocess.Popen[
             starting.kill()
 
 
-@pytest.mark.parametrize(
-    "hangs", ["time.sleep(3600)", "os.system('exec sleep 20')"]
-)  # the second heeds no signal
+@pytest.mark.parametrize("hangs", ["time.sleep(3600)", "os.system('exec sleep 20')"])  # the second heeds no signal
 @pytest.mark.parametrize("command", ["worker", "serve"])
 @pytest.mark.processes
 def test_a_sigterm_while_a_plugin_is_imported_ends_with_0_for_nothing_has_begun(

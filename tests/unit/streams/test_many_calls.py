@@ -44,13 +44,9 @@ class Workers:
                 raise error
         finally:
             self.under_way[request.id] -= 1
-        return Result(
-            success=True, id=request.id, task="t", engine="e", model_name="m", processing_time=0, timestamp=0
-        )
+        return Result(success=True, id=request.id, task="t", engine="e", model_name="m", processing_time=0, timestamp=0)
 
-    async def ended(
-        self, requests: Iterable[Request] | AsyncIterable[Request], most: int = 8
-    ) -> list[tuple[str, Any]]:
+    async def ended(self, requests: Iterable[Request] | AsyncIterable[Request], most: int = 8) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []
         async with asyncio.timeout(PATIENCE_S), aclosing(self.all(requests, most)) as ending:
             async for one in ending:

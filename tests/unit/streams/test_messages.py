@@ -15,9 +15,7 @@ from streams.messages import encode_result
 
 
 def of_result(output: Any, **about: Any) -> Result:
-    return result_of(
-        {"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about
-    )
+    return result_of({"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about)
 
 
 def cycle() -> list[Any]:

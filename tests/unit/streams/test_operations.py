@@ -9,18 +9,12 @@ ROOT = Path(__file__).parents[3]
 
 
 def sources() -> str:
-    return "".join(
-        path.read_text() for name in ("streams", "engines") for path in (ROOT / name).rglob("*.py")
-    )
+    return "".join(path.read_text() for name in ("streams", "engines") for path in (ROOT / name).rglob("*.py"))
 
 
 def test_every_log_event_that_is_documented_is_written_somewhere() -> None:
     table = (ROOT / "docs" / "operations.md").read_text().partition("## /readyz")[0]
-    events = [
-        name
-        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", row)
-    ]
+    events = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
     text = sources()
     assert len(events) >= 10
     assert [event for event in events if f'"{event}"' not in text] == []

@@ -48,9 +48,7 @@ def test_a_task_that_nothing_serves_is_told_with_the_nearest(plugin: str) -> Non
         tasks_of(WorkerSettings(plugins=(plugin,), tasks=("asr", "hun", "zzz")))
     near, far = caught.value.problems
     assert near.startswith("worker.tasks: 'hun' is not a task here; did you mean hum? (known: asr, ")
-    assert far.startswith(
-        "worker.tasks: 'zzz' is not a task here; install its package, or name its module in "
-    )
+    assert far.startswith("worker.tasks: 'zzz' is not a task here; install its package, or name its module in ")
 
 
 def test_every_plugin_that_cannot_be_imported_is_told_with_the_reason(
@@ -66,17 +64,13 @@ def test_every_plugin_that_cannot_be_imported_is_told_with_the_reason(
 
 
 def test_a_worker_does_not_start_with_a_task_that_nothing_serves() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"worker\.tasks: 'orc' is not a task here; did you mean ocr"
-    ):
+    with pytest.raises(ConfigurationError, match=r"worker\.tasks: 'orc' is not a task here; did you mean ocr"):
         run(Settings(worker=WorkerSettings(tasks=("orc",))))
 
 
 async def test_a_worker_does_not_start_with_a_setting_that_its_engine_does_not_take() -> None:
     settings = Settings.model_validate({"engines": {"tansformers": {"device": "cpu"}}})
-    with pytest.raises(
-        ConfigurationError, match=r"engines\.tansformers: no such engine; did you mean transf"
-    ):
+    with pytest.raises(ConfigurationError, match=r"engines\.tansformers: no such engine; did you mean transf"):
         async with open_runtime(settings):
             raise AssertionError("it started")
 

@@ -35,9 +35,7 @@ def inherited_private_names(path: Path) -> Iterator[str]:
         made = getattr(importlib.import_module(name), node.name, None)
         if not inspect.isclass(made):
             continue
-        theirs = {
-            one for base in made.__mro__ if base.__module__.split(".")[0] in LIBRARIES for one in vars(base)
-        }
+        theirs = {one for base in made.__mro__ if base.__module__.split(".")[0] in LIBRARIES for one in vars(base)}
         own = {one.name for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
         asked = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
         yield from filter(_is_private, theirs & (own | asked))

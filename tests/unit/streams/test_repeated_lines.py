@@ -61,9 +61,7 @@ def heard() -> Heard:
 
 def test_an_outage_is_one_line_and_then_one_after_growing_pauses(heard: Heard) -> None:
     for _ in range(7200):  # an hour of what one worker says while three brokers are away
-        heard.say(
-            "Unable connect to node with id %s: %s", 1, ConnectionRefusedError(111, "Connect call failed")
-        )
+        heard.say("Unable connect to node with id %s: %s", 1, ConnectionRefusedError(111, "Connect call failed"))
         heard.say("Failed fetch messages from %s: %s", 2, NodeNotReadyError("not ready (node id 2)"))
         heard.say("Unable to update metadata from %s", [1, 2, 3])
         heard.say("Marking the coordinator dead (node %s)for group %s.", 1, "g", level=logging.WARNING)
@@ -108,9 +106,7 @@ def test_after_a_quiet_time_the_next_outage_is_told_at_once(heard: Heard) -> Non
         ("Topic %s is not authorized for this client", ("requests",)),
     ],
 )
-def test_what_is_no_outage_is_told_in_the_middle_of_one(
-    heard: Heard, message: str, arguments: tuple[Any, ...]
-) -> None:
+def test_what_is_no_outage_is_told_in_the_middle_of_one(heard: Heard, message: str, arguments: tuple[Any, ...]) -> None:
     heard.say("Failed fetch messages from %s: %s", 1, NodeNotReadyError())
     heard.say(message, *arguments)
     assert heard.lines[-1] == message % arguments

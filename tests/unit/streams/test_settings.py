@@ -39,8 +39,7 @@ def test_numbers_are_bounded_below() -> None:
     loose = [
         key
         for key, leaf in TREE.items()
-        if leaf.kind in (int, float)
-        and not any(hasattr(m, "gt") or hasattr(m, "ge") for m in leaf.field.metadata)
+        if leaf.kind in (int, float) and not any(hasattr(m, "gt") or hasattr(m, "ge") for m in leaf.field.metadata)
     ]
     assert loose == []
 
@@ -85,9 +84,7 @@ def test_the_sample_with_every_line_active_names_every_setting_and_is_valid(tmp_
     defaults = load(Settings, environ={"INFERSTREAM_CONFIG": "/dev/null"}).settings
     for key in set(TREE) - examples:
         section, _, name = key.partition(".")
-        assert getattr(getattr(loaded.settings, section), name) == getattr(
-            getattr(defaults, section), name
-        ), key
+        assert getattr(getattr(loaded.settings, section), name) == getattr(getattr(defaults, section), name), key
 
 
 def test_a_heartbeat_must_fit_three_times_into_a_session() -> None:

@@ -95,12 +95,8 @@ _STUCK = "threading.Thread(target=hangs, name='stuck').start(); await stopping.r
             id="a start that hangs has nothing to drain",
         ),
         pytest.param("hangs()", 600.0, 2, 130, "killed_by_second_signal", id="a second signal"),
-        pytest.param(
-            f"{_STUCK} stopping.settle()", 600.0, 1, 0, "closing_timed_out", id="nothing is left to lose"
-        ),
-        pytest.param(
-            "stopping.settle(); hangs()", 600.0, 0, 0, "closing_timed_out", id="a loop that hangs in closing"
-        ),
+        pytest.param(f"{_STUCK} stopping.settle()", 600.0, 1, 0, "closing_timed_out", id="nothing is left to lose"),
+        pytest.param("stopping.settle(); hangs()", 600.0, 0, 0, "closing_timed_out", id="a loop that hangs in closing"),
         pytest.param(f"{_STUCK} stopping.closed()", 600.0, 1, 0, "threads_left_behind", id="all is closed"),
     ],
 )

@@ -64,9 +64,7 @@ async def test_a_call_that_hangs_is_a_retryable_failure_and_the_next_request_is_
 
 @pytest.mark.parametrize("door", PLACES)
 @pytest.mark.logs_errors("call_stuck")
-async def test_a_load_that_hangs_fails_all_who_wait_for_it_and_other_models_go_on(
-    tmp_path: Path, door: str
-) -> None:
+async def test_a_load_that_hangs_fails_all_who_wait_for_it_and_other_models_go_on(tmp_path: Path, door: str) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         waiting = [asyncio.create_task(site.ask(door, {"value": n}, model="load-hangs")) for n in range(3)]
         assert (await answered(site, door, {"value": 7}))["success"]
@@ -79,9 +77,7 @@ async def test_a_load_that_hangs_fails_all_who_wait_for_it_and_other_models_go_o
 async def test_http_answers_503_and_when_to_try_again(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         fields = {"task": "unruly", "engine": "unruly", "model_name": "m"}
-        response = await site.client.post(
-            "/inference/infer", json={**fields, "data": {"value": 1, "hangs": ["infer"]}}
-        )
+        response = await site.client.post("/inference/infer", json={**fields, "data": {"value": 1, "hangs": ["infer"]}})
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
 

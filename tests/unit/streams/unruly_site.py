@@ -59,9 +59,7 @@ class UnrulySite:
 
     async def ask(self, door: str, data: dict[str, Any], *, model: str = "m") -> dict[str, Any]:
         """Ask by `quick`, `media`, `texts`, `http`, `events` or `python`."""
-        task = {"media": "unruly-media", "texts": "unruly-texts", "events": "unruly-texts"}.get(
-            door, "unruly"
-        )
+        task = {"media": "unruly-media", "texts": "unruly-texts", "events": "unruly-texts"}.get(door, "unruly")
         fields: dict[str, Any] = {"task": task, "engine": "unruly", "model_name": model, "data": data}
         async with asyncio.timeout(PATIENCE_S):
             match door:

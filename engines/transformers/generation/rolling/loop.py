@@ -71,9 +71,7 @@ class RollingLoop(GenerationLoop):
             self._put_back(one for one in left if one not in entering.sequences)
         elif is_out_of_memory(error):
             # Each row is as wide as the longest.
-            self._bytes_at_once.shrink(
-                len(left) * max(len(one.seen) for one in left) * self._bytes_of_a_token
-            )
+            self._bytes_at_once.shrink(len(left) * max(len(one.seen) for one in left) * self._bytes_of_a_token)
             self._batch = RollingBatch(self._model, int(self._bytes_at_once.most) // self._bytes_of_a_token)
             self._put_back(left)
         else:

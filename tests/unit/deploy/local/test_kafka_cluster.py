@@ -38,9 +38,7 @@ def test_three_brokers_know_each_other_and_keep_three_copies(tmp_path: Path) -> 
     nodes = prepared(cluster)
     assert [node["node.id"] for node in nodes] == ["1", "2", "3"]
     (voters,) = {node["controller.quorum.voters"] for node in nodes}
-    controllers = [
-        f"{number}@127.0.0.1:{cluster.nodes[number - 1].ports['controller']}" for number in (1, 2, 3)
-    ]
+    controllers = [f"{number}@127.0.0.1:{cluster.nodes[number - 1].ports['controller']}" for number in (1, 2, 3)]
     assert voters == ",".join(controllers)
     for node in nodes:
         assert (node["default.replication.factor"], node["min.insync.replicas"]) == ("3", "2")

@@ -59,18 +59,14 @@ def test_an_older_java_is_refused_by_its_version(
         KafkaRelease.find(home)
 
 
-def test_no_java_at_all_says_what_to_install(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_java_at_all_says_what_to_install(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackError, match=r"no `java` on the PATH; install a JRE of version 17 or newer"):
         KafkaRelease.find(home)
 
 
-def test_a_java_home_without_java_is_named(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_java_home_without_java_is_named(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(StackError, match=rf"JAVA_HOME={tmp_path} has no bin/java; install"):
         KafkaRelease.find(home)

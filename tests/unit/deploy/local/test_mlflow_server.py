@@ -90,9 +90,7 @@ def test_a_database_of_an_older_mlflow_is_kept_until_its_copy_is_upgraded(
     assert texts(place) == ["old", "upgraded"]
 
 
-def test_a_database_of_this_mlflow_is_left_alone(
-    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_of_this_mlflow_is_left_alone(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(server, monkeypatch, lambda database: write(database, "here"))
     prepare(server, monkeypatch, forbidden)
     assert texts(server.directory / "mlflow.db") == ["here"]

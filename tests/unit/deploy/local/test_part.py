@@ -58,9 +58,7 @@ def web(tmp_path: Path, statuses: Statuses) -> Iterator[WebServer]:
     server.stop()
 
 
-def test_a_part_is_ready_when_it_answers_and_stopped_when_it_is_gone(
-    web: WebServer, statuses: Statuses
-) -> None:
+def test_a_part_is_ready_when_it_answers_and_stopped_when_it_is_gone(web: WebServer, statuses: Statuses) -> None:
     assert (web.status, web.pid, web.address) == ("stopped", None, "")
     web.start()
     pid = web.pid
@@ -137,9 +135,7 @@ def test_a_start_can_be_given_up_from_another_thread(tmp_path: Path, statuses: S
     assert server.pid is None
 
 
-@pytest.mark.parametrize(
-    "seen_before", [True, False], ids=["seen before the start", "found out by the server"]
-)
+@pytest.mark.parametrize("seen_before", [True, False], ids=["seen before the start", "found out by the server"])
 def test_a_port_taken_meanwhile_is_replaced_once(
     web: WebServer, monkeypatch: pytest.MonkeyPatch, seen_before: bool
 ) -> None:

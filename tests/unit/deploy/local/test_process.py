@@ -62,10 +62,7 @@ def test_the_program_runs_in_its_folder_with_its_output_in_the_log_and_no_input(
 
 def test_the_exit_status_of_the_program_is_told_and_its_orphans_are_killed(tmp_path: Path) -> None:
     script = (
-        "import os, sys, time\n"
-        "child = os.fork()\n"
-        "print(child, flush=True) if child else time.sleep(600)\n"
-        "sys.exit(7)"
+        "import os, sys, time\nchild = os.fork()\nprint(child, flush=True) if child else time.sleep(600)\nsys.exit(7)"
     )
     with _guarded(tmp_path, sys.executable, "-c", script) as process:
         assert wait_until(lambda: process.poll() is not None)

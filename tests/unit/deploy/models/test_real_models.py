@@ -20,9 +20,7 @@ def test_smollm2_knows_the_capital_of_france(smollm2_path: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(smollm2_path)
     model: Any = AutoModelForCausalLM.from_pretrained(smollm2_path)
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     tokens = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert tokenizer.decode(tokens, skip_special_tokens=True) == "The capital of France is Paris."
     assert tokens[-1] == tokenizer.eos_token_id

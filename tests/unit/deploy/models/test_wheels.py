@@ -48,7 +48,5 @@ def test_a_wheel_is_unpacked_without_what_it_depends_on(
 
 @pytest.mark.usefixtures("offline_index")
 def test_a_version_that_is_not_there_is_explained_in_the_words_of_both_tools(tmp_path: Path) -> None:
-    with pytest.raises(
-        FetchError, match=r"(?s)could not fetch tiny-weights==2\.0; check.*uv: .*2\.0.*pip: .*2\.0"
-    ):
+    with pytest.raises(FetchError, match=r"(?s)could not fetch tiny-weights==2\.0; check.*uv: .*2\.0.*pip: .*2\.0"):
         fetch(["tiny-weights==2.0"], tmp_path)

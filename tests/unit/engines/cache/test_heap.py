@@ -125,9 +125,7 @@ kept = resident_bytes()
 trim()
 print(full, kept, resident_bytes())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     full, kept, left = map(int, done.stdout.split())
     if kept < full - 150 * MB:
         pytest.skip("this C library keeps nothing")

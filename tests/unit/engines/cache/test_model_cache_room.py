@@ -46,9 +46,7 @@ def test_models_are_evicted_until_their_bytes_fit(models: Models) -> None:
 def test_room_is_made_for_the_bytes_of_a_model_before_its_load_needs_them(models: Models) -> None:
     models.use("a", size=60)
     seen: list[tuple[list[str], int]] = []
-    models.use(
-        "b", size=60, expected=50, before=lambda: seen.append((keys(models.cache), models.cache.bytes))
-    )
+    models.use("b", size=60, expected=50, before=lambda: seen.append((keys(models.cache), models.cache.bytes)))
     assert seen == [([], 50)]
     assert models.cache.bytes == 60
 
@@ -63,9 +61,7 @@ def test_a_model_that_is_known_to_exceed_the_budget_is_refused_before_anything_i
     models: Models,
 ) -> None:
     models.use("a")
-    with pytest.raises(
-        ModelLoadFailed, match=r"model huge takes 101 bytes of RAM; cache\.max_bytes allows 100"
-    ):
+    with pytest.raises(ModelLoadFailed, match=r"model huge takes 101 bytes of RAM; cache\.max_bytes allows 100"):
         models.use("huge", expected=101, before=lambda: pytest.fail("it was loaded"))
     assert keys(models.cache) == ["a"]
 

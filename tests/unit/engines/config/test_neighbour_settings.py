@@ -98,7 +98,5 @@ def test_ollamas_timeout_works_under_both_names() -> None:
         assert loaded.settings.ollama.timeout_s == 7
         assert loaded.origins["ollama.timeout_s"] == f"env INFERSTREAM_OLLAMA__{name.upper()}"
         assert OllamaSettings.model_validate({name: 7}).timeout_s == 7
-    with pytest.raises(
-        ConfigurationError, match=r"ollama\.timeout \(command line\) and ollama\.timeout_s are one"
-    ):
+    with pytest.raises(ConfigurationError, match=r"ollama\.timeout \(command line\) and ollama\.timeout_s are one"):
         load(Settings, environ={}, overrides=["ollama.timeout=1", "ollama.timeout_s=2"])

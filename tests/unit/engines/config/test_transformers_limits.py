@@ -15,9 +15,7 @@ GB = 2**30
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, memory: int, **settings: Any) -> Limits:
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory)
-    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
     return Limits.of(TransformersSettings(**settings), torch.device("cuda"))
 
 

@@ -40,9 +40,7 @@ class Server:
             raise RegistryUnavailable("the model registry at http://nowhere did not serve this")
         if reference.name not in self.versions:
             raise UnknownModel(f"no model {reference.name}")
-        return ResolvedModel(
-            reference.name, self.versions[reference.name], f"s3://bucket/{reference.name}", {"k": "v"}
-        )
+        return ResolvedModel(reference.name, self.versions[reference.name], f"s3://bucket/{reference.name}", {"k": "v"})
 
 
 class Clock:
@@ -89,9 +87,7 @@ def test_an_answer_is_used_until_the_next_poll(models: ModelManager, server: Ser
     assert server.asked["a"] == 2
 
 
-def test_renewing_in_time_spares_requests_the_question(
-    models: ModelManager, server: Server, clock: Clock
-) -> None:
+def test_renewing_in_time_spares_requests_the_question(models: ModelManager, server: Server, clock: Clock) -> None:
     models.resolve("a")
     server.versions["a"] = "2"
     clock.now = 2.4
@@ -103,9 +99,7 @@ def test_renewing_in_time_spares_requests_the_question(
     assert server.asked["a"] == 2
 
 
-def test_renewing_while_the_server_is_away_changes_nothing(
-    models: ModelManager, server: Server, clock: Clock
-) -> None:
+def test_renewing_while_the_server_is_away_changes_nothing(models: ModelManager, server: Server, clock: Clock) -> None:
     models.resolve("a")
     server.is_away = True
     for clock.now in (4.0, 6.0, 9.0, 12.0):
@@ -161,9 +155,7 @@ def test_a_name_that_hangs_holds_up_no_other(models: ModelManager, server: Serve
         assert slow.result(DEADLINE_S).key == "a/1"
 
 
-def test_a_server_that_went_away_leaves_the_last_answer(
-    models: ModelManager, server: Server, clock: Clock
-) -> None:
+def test_a_server_that_went_away_leaves_the_last_answer(models: ModelManager, server: Server, clock: Clock) -> None:
     models.resolve("a")
     server.is_away = True
     clock.now = 6.0
@@ -172,9 +164,7 @@ def test_a_server_that_went_away_leaves_the_last_answer(
     assert server.asked["a"] == 2, "the answer in hand serves until the next poll"
 
 
-def test_a_server_that_came_back_is_followed_again(
-    models: ModelManager, server: Server, clock: Clock
-) -> None:
+def test_a_server_that_came_back_is_followed_again(models: ModelManager, server: Server, clock: Clock) -> None:
     models.resolve("a")
     server.is_away = True
     clock.now = 6.0
@@ -210,9 +200,7 @@ def test_an_answer_that_came_when_a_caller_had_lost_its_patience_is_not_turned_b
     server.versions["a"] = "2"
     start = models._lookups.start
 
-    def answered_too_late(
-        reference: ModelReference, ask: Callable[[], ResolvedModel]
-    ) -> Future[ResolvedModel]:
+    def answered_too_late(reference: ModelReference, ask: Callable[[], ResolvedModel]) -> Future[ResolvedModel]:
         assert start(reference, ask).result(DEADLINE_S).version == "2"
         clock.now += 5.1  # by now that answer is as old as the caller's own
         return Future()
@@ -225,17 +213,13 @@ def test_an_answer_that_came_when_a_caller_had_lost_its_patience_is_not_turned_b
     assert models.resolve("a").version == "2"
 
 
-def test_a_new_process_goes_on_with_the_last_answer_on_disk(
-    make: Callable[..., ModelManager], server: Server
-) -> None:
+def test_a_new_process_goes_on_with_the_last_answer_on_disk(make: Callable[..., ModelManager], server: Server) -> None:
     before = make().resolve("a")
     server.is_away = True
     assert make().resolve("a") == before
 
 
-def test_the_answers_of_another_server_do_not_count(
-    make: Callable[..., ModelManager], server: Server
-) -> None:
+def test_the_answers_of_another_server_do_not_count(make: Callable[..., ModelManager], server: Server) -> None:
     make().resolve("a")
     server.is_away = True
     with pytest.raises(RegistryUnavailable):
@@ -291,9 +275,7 @@ def test_a_model_that_is_gone_is_forgotten(
 
 
 @pytest.mark.logs_errors("look_up_failed")
-def test_a_fault_in_the_look_up_reaches_the_caller_and_blocks_nobody(
-    models: ModelManager, server: Server
-) -> None:
+def test_a_fault_in_the_look_up_reaches_the_caller_and_blocks_nobody(models: ModelManager, server: Server) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -307,9 +289,7 @@ def test_a_fault_in_the_look_up_reaches_the_caller_and_blocks_nobody(
 @pytest.mark.parametrize(
     "name", ["", "a b", "a@", "a@b@c", "a/0", "a/x", "a/1/2", "../a", "..", "ä", "a" * 129, "a@b/1", "a\n"]
 )
-def test_a_name_of_another_form_is_refused_with_the_forms(
-    models: ModelManager, server: Server, name: str
-) -> None:
+def test_a_name_of_another_form_is_refused_with_the_forms(models: ModelManager, server: Server, name: str) -> None:
     with pytest.raises(InvalidRequest, match="name@alias or name/version"):
         models.resolve(name)
     assert not server.asked
@@ -327,9 +307,7 @@ def test_the_three_forms_of_a_name_reach_the_server_as_they_are(
 def test_a_registry_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        mlflow = MlflowSettings(
-            tracking_uri=f"http://someone:hunter2@{address}", timeout_s=0.2, max_retries=0
-        )
+        mlflow = MlflowSettings(tracking_uri=f"http://someone:hunter2@{address}", timeout_s=0.2, max_retries=0)
         models = ModelManager(mlflow, CacheSettings(directory=tmp_path))
         with pytest.raises(RegistryUnavailable, match=address) as raised:
             models.resolve("a-model")

@@ -49,9 +49,7 @@ def test_a_folder_of_ones_own_may_hold_any_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["huggingface", "local"])
 def test_a_folder_with_nothing_but_texts_about_a_model_is_refused(tmp_path: Path, source: str) -> None:
     folder = folder_of(tmp_path, "README.md", "LICENSE", ".gitattributes")
-    with pytest.raises(
-        InvalidRequest, match=r"holds no model, only .*README\.md; give the folder with its weights"
-    ):
+    with pytest.raises(InvalidRequest, match=r"holds no model, only .*README\.md; give the folder with its weights"):
         registered(folder, source)
 
 
@@ -94,7 +92,5 @@ def test_a_file_that_vanishes_meanwhile_is_named(tmp_path: Path, monkeypatch: py
         raise FileNotFoundError(2, "No such file or directory", str(of / "model.safetensors"))
 
     monkeypatch.setattr(model_registration, "digest_of", gone)
-    with pytest.raises(
-        InvalidRequest, match=r"model\.safetensors cannot be read \(No such file or directory\)"
-    ):
+    with pytest.raises(InvalidRequest, match=r"model\.safetensors cannot be read \(No such file or directory\)"):
         registered(folder)

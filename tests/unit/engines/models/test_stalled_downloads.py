@@ -85,19 +85,13 @@ def test_each_piece_of_a_download_is_a_sign_of_life_and_silence_is_none(tmp_path
 
 
 @pytest.mark.logs_errors("call_stuck")
-def test_a_load_whose_download_stops_is_given_up(
-    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "engines.models.mlflow_registry.MlflowRegistry.download", lambda _, *to: peer.download(*to)
-    )
+def test_a_load_whose_download_stops_is_given_up(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.models.mlflow_registry.MlflowRegistry.download", lambda _, *to: peer.download(*to))
     models = ModelManager(MlflowSettings(), CacheSettings(directory=tmp_path))
     guard = Guard(Patience(BRIEF_S))
     try:
         with pytest.raises(GivenUp, match=r"the load of .*m/1 did not respond") as caught:
-            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files, guard=guard).load(
-                lambda *_: None
-            )
+            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files, guard=guard).load(lambda *_: None)
         assert caught.value.retryable
         peer.end()
         wait_until(lambda: not guard.stuck)

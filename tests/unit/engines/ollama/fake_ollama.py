@@ -178,8 +178,7 @@ class FakeOllama:
     async def _tags(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, {}))
         models = [
-            {**listed(name), "size": model.size, "modified_at": CREATED_AT}
-            for name, model in self.models.items()
+            {**listed(name), "size": model.size, "modified_at": CREATED_AT} for name, model in self.models.items()
         ]
         return web.json_response({"models": models})
 

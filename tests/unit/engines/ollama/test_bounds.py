@@ -35,9 +35,7 @@ def checked(settings: OllamaSettings, **options: Any) -> dict[str, Any]:
         ("http://ollama.example:11434", 64),
     ],
 )
-def test_threads_are_bounded_by_the_cores_of_the_server_as_far_as_they_are_known(
-    api_base: str, most: int
-) -> None:
+def test_threads_are_bounded_by_the_cores_of_the_server_as_far_as_they_are_known(api_base: str, most: int) -> None:
     settings = OllamaSettings(api_base=api_base)
     assert checked(settings, num_thread=most) == {"num_thread": most}
     with pytest.raises(InvalidOption) as caught:
@@ -89,9 +87,7 @@ def test_a_model_that_tells_no_context_has_a_bound_all_the_same(fake: FakeOllama
         assert engine.load_model("mute").most_context == UNTOLD_CONTEXT
 
 
-def test_a_prompt_beyond_the_context_is_refused_and_not_cut(
-    fake: FakeOllama, engine: OllamaEngine, model: Any
-) -> None:
+def test_a_prompt_beyond_the_context_is_refused_and_not_cut(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:
     for inputs in (LONG, {"messages": [{"role": "user", "content": LONG["inputs"]}]}):
         with pytest.raises(InvalidInput, match="exceeds the context length"):
             engine.infer(model, inputs, {})
@@ -110,16 +106,12 @@ def test_shift_comes_from_the_tag_or_else_the_setting(
 
 
 def test_a_shift_tag_that_is_neither_true_nor_false_is_told(fake: FakeOllama, engine: OllamaEngine) -> None:
-    with pytest.raises(
-        ModelLoadFailed, match="tag ollama_shift of model echo is 'maybe'; it must be true or"
-    ):
+    with pytest.raises(ModelLoadFailed, match="tag ollama_shift of model echo is 'maybe'; it must be true or"):
         engine.load_model("echo", tags={"ollama_shift": "maybe"})
 
 
 def test_a_name_that_ollama_does_not_take_blames_the_tag(fake: FakeOllama, engine: OllamaEngine) -> None:
-    with pytest.raises(
-        ModelLoadFailed, match="invalid model name; correct the model's tag ollama_model_name"
-    ):
+    with pytest.raises(ModelLoadFailed, match="invalid model name; correct the model's tag ollama_model_name"):
         engine.load_model("m", tags={"ollama_model_name": "no such/model name!!"})
     assert not fake.pulls
 

@@ -70,9 +70,7 @@ def test_images_reach_the_model(fake: FakeOllama, engine: OllamaEngine) -> None:
     assert result["generated_text"] == "I see PNG 3x2 (255, 0, 0) and PNG 4x5 (0, 0, 9)"
 
 
-def test_a_batch_keeps_its_order_and_a_bad_one_costs_its_neighbours_nothing(
-    engine: OllamaEngine, model: Any
-) -> None:
+def test_a_batch_keeps_its_order_and_a_bad_one_costs_its_neighbours_nothing(engine: OllamaEngine, model: Any) -> None:
     inputs = [{"inputs": "one"}, {"inputs": "two"}, {"inputs": "three"}]
     first, second, third = engine.infer_batch(model, inputs, [{}, {"think": True}, {}])
     assert isinstance(first, dict)
@@ -101,9 +99,7 @@ def test_a_listener_that_fails_costs_nobody_the_answer(engine: OllamaEngine, mod
     assert heard == ["You"]
 
 
-def test_health_tells_the_version_and_what_is_loaded(
-    fake: FakeOllama, engine: OllamaEngine, model: Any
-) -> None:
+def test_health_tells_the_version_and_what_is_loaded(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:
     engine.infer(model, HELLO, {})
     assert engine.health() == {"status": "ok", "server": fake.url, "version": "0.33.0", "loaded": ["echo"]}
 

@@ -76,9 +76,7 @@ def test_the_refused_option_is_named() -> None:
         (500, 'option "num_ctx" must be of type integer', "num_ctx"),
         (500, "invalid format: x", "format"),
     ):
-        assert FAILURES.of_refusal(Refused(status, said), "m").message.startswith(
-            f"options.{name} is refused"
-        )
+        assert FAILURES.of_refusal(Refused(status, said), "m").message.startswith(f"options.{name} is refused")
 
 
 def test_a_missing_model_comes_with_its_cure() -> None:

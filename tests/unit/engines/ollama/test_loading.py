@@ -90,9 +90,7 @@ def test_what_a_name_leaves_open_is_what_ollama_fills_in(name: str, short: str) 
     assert short_name(name) == short
 
 
-def test_a_model_that_is_removed_meanwhile_is_pulled_again(
-    fake: FakeOllama, engine: OllamaEngine, model: Any
-) -> None:
+def test_a_model_that_is_removed_meanwhile_is_pulled_again(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:
     fake.library["echo"] = fake.models.pop("echo")
     assert engine.infer(model, HELLO, {})["generated_text"] == "You said: hello there"
     assert fake.pulls == {"echo": 1}
@@ -187,9 +185,7 @@ def test_unloading_never_raises(fake: FakeOllama, engine: OllamaEngine, model: A
     assert closed.unload_model(model) is False
 
 
-def test_pulls_that_hang_make_no_model_in_memory_leave(
-    fake: FakeOllama, engine: OllamaEngine, tmp_path: Path
-) -> None:
+def test_pulls_that_hang_make_no_model_in_memory_leave(fake: FakeOllama, engine: OllamaEngine, tmp_path: Path) -> None:
     cache = ModelCache(max_models=4, budget=MemoryBudget(100))
     unloaded: list[str] = []
 

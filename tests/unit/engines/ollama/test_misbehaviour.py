@@ -77,9 +77,7 @@ def test_an_answer_that_repeats_itself_until_the_server_ends_it_is_a_success(
     assert result["completion_tokens"] == 4 + 31
 
 
-@pytest.mark.parametrize(
-    "fault", [faults.repeating(" the", 20), faults.repeating(" the"), faults.repeating("\n", 29)]
-)
+@pytest.mark.parametrize("fault", [faults.repeating(" the", 20), faults.repeating(" the"), faults.repeating("\n", 29)])
 def test_a_stream_that_ends_early_for_another_reason_stays_a_failure(
     fake: FakeOllama, engine: OllamaEngine, model: Any, fault: Any
 ) -> None:
@@ -104,9 +102,7 @@ def test_a_server_that_is_away_is_named_with_the_setting() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with engine_for(url) as engine:
-            with pytest.raises(
-                EngineUnavailable, match=rf"no Ollama server answers at {url}: .*ollama\.api_base"
-            ):
+            with pytest.raises(EngineUnavailable, match=rf"no Ollama server answers at {url}: .*ollama\.api_base"):
                 engine.load_model("echo")
             assert engine.health()["status"] == "error"
             assert "ollama.api_base" in engine.health()["error"]

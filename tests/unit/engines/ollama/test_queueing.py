@@ -31,9 +31,7 @@ def test_cancelling_the_future_closes_the_connection_and_stops_the_work(
     assert engine.infer(model, HELLO, {})["generated_text"] == "You said: hello there"
 
 
-def test_a_request_cancelled_in_the_queue_is_never_sent(
-    fake: FakeOllama, engine: OllamaEngine, model: Any
-) -> None:
+def test_a_request_cancelled_in_the_queue_is_never_sent(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:
     fake.fail(GENERATE, *[faults.silent] * 3)
     running = [engine.submit(model, HELLO, {}) for _ in range(3)]
     assert wait_until(lambda: fake.running == 3)
@@ -58,9 +56,7 @@ def test_no_more_requests_are_under_way_than_the_setting_says(
     assert fake.most_running == 3
 
 
-def test_the_most_urgent_of_those_who_wait_is_sent_next(
-    fake: FakeOllama, engine: OllamaEngine, model: Any
-) -> None:
+def test_the_most_urgent_of_those_who_wait_is_sent_next(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:
     fake.fail(GENERATE, *[faults.silent] * 3)
     running = [engine.submit(model, HELLO, {}) for _ in range(3)]
     assert wait_until(lambda: fake.running == 3)

@@ -118,9 +118,7 @@ def test_shift_is_the_same_for_all_requests_of_a_model(shift: bool) -> None:
 def test_a_longer_context_than_the_model_was_made_for_is_refused(name: str) -> None:
     model = OllamaModel("m", most_context=2048)
     assert json.loads(build(model, {"inputs": "hi"}, {name: 2048})[1])["options"][name] == 2048
-    with pytest.raises(
-        InvalidOption, match=rf"options\.{name} is 2049; ollama\.max_context allows at most 2048"
-    ):
+    with pytest.raises(InvalidOption, match=rf"options\.{name} is 2049; ollama\.max_context allows at most 2048"):
         build(model, {"inputs": "hi"}, {name: 2049})
 
 

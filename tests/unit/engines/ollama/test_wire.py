@@ -49,9 +49,7 @@ def test_a_last_line_needs_no_line_end_but_must_be_whole() -> None:
         lines.feed(b"\n")
 
 
-@pytest.mark.parametrize(
-    "line", [b"<html>\n", b"[1]\n", b'{"done": 1}\n', b'{"response": "\xff"}\n', b"null\n"]
-)
+@pytest.mark.parametrize("line", [b"<html>\n", b"[1]\n", b'{"done": 1}\n', b'{"response": "\xff"}\n', b"null\n"])
 def test_a_line_of_another_kind_is_shown(line: bytes) -> None:
     with pytest.raises(BadLine) as caught:
         JsonLines(AnswerChunk).feed(line)

@@ -65,9 +65,7 @@ def engine(bench: Bench) -> PatientEngine:
 
 @pytest.fixture
 def prepared(bench: Bench) -> Job:
-    return prepared_job(
-        bench.manager, task="shout", engine="shouter", model_name="tagged", data={"text": "hey"}
-    )
+    return prepared_job(bench.manager, task="shout", engine="shouter", model_name="tagged", data={"text": "hey"})
 
 
 def leases(bench: Bench) -> int:
@@ -93,9 +91,7 @@ def test_a_request_is_told_whether_its_model_is_in_memory(bench: Bench, prepared
     assert bench.manager.execution.is_loaded(prepared)
 
 
-def test_the_engine_is_told_how_urgent_a_request_is(
-    bench: Bench, engine: PatientEngine, prepared: Job
-) -> None:
+def test_the_engine_is_told_how_urgent_a_request_is(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     prepared.urgency = (-9, 1234.0)
     bench.manager.execution.start(prepared)
     assert engine.urgencies == [(-9, 1234.0)]
@@ -120,18 +116,14 @@ def test_an_engine_that_refuses_at_once_leaves_no_lease(
     assert leases(bench) == 0
 
 
-def test_cancelling_reaches_the_engine_and_frees_the_model(
-    bench: Bench, engine: PatientEngine, prepared: Job
-) -> None:
+def test_cancelling_reaches_the_engine_and_frees_the_model(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     outcome = bench.manager.execution.start(prepared)
     assert outcome.cancel()
     assert engine.started[0].cancelled()
     assert leases(bench) == 0
 
 
-def test_a_request_that_the_engine_drops_ends_as_cancelled(
-    bench: Bench, engine: PatientEngine, prepared: Job
-) -> None:
+def test_a_request_that_the_engine_drops_ends_as_cancelled(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     outcome = bench.manager.execution.start(prepared)
     engine.started[0].cancel()
     assert isinstance(outcome.result(timeout=30), Cancelled)

@@ -91,9 +91,7 @@ def report(tmp_path: Path, *, mlflow: str, ollama: str, timeout_s: float = DEADL
 
 def manager_of(models: ModelManager, engines: EngineRegistry, probes: HealthProbes) -> InferenceManager:
     cache = ModelCache(1, MemoryBudget(1))
-    return InferenceManager(
-        models=models, cache=cache, engines=engines, handlers=HandlerRegistry(), probes=probes
-    )
+    return InferenceManager(models=models, cache=cache, engines=engines, handlers=HandlerRegistry(), probes=probes)
 
 
 def unwell(health: dict[str, Any]) -> set[str]:
@@ -138,12 +136,8 @@ def test_a_dead_ollama_that_is_configured_is_told_from_all_else(tmp_path: Path, 
     assert dead in json.dumps(health["components"]["engines"]["engines"]["ollama"])
 
 
-def test_a_full_disk_is_told_from_all_else(
-    tmp_path: Path, well: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "engines.models.model_files.shutil.disk_usage", lambda path: SimpleNamespace(free=4096)
-    )
+def test_a_full_disk_is_told_from_all_else(tmp_path: Path, well: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.models.model_files.shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
     health = report(tmp_path, mlflow=well, ollama=well)
     assert (health["status"], unwell(health)) == ("degraded", {"disk"})
     assert "the disk is full: 4096 bytes are free" in health["components"]["disk"]["error"]
@@ -223,9 +217,7 @@ def test_a_component_that_never_answers_is_an_error_and_holds_nobody_up(
 @pytest.fixture
 def silent() -> Iterator[str]:
     """Return the address of a server that takes connections and never answers."""
-    with socket.create_server(
-        ("127.0.0.1", 0)
-    ) as server:  # the system connects callers before accept is called
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the system connects callers before accept is called
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -252,9 +244,7 @@ def test_the_bound_on_all_probes_together_keeps_the_promise_of_two_seconds(bench
     assert bench.manager._probes._timeout_s == LONGEST_S
 
 
-def test_a_probe_that_raises_is_an_error_that_says_what(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_probe_that_raises_is_an_error_that_says_what(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> dict[str, Any]:
         raise OSError("no such device")
 

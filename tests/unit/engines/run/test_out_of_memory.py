@@ -69,9 +69,7 @@ def test_where_media_are_fetched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 @pytest.mark.logs_errors("load_failed")
-def test_where_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
+def test_where_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(ShoutEngine, "load_model", fails(error))
     check(Bench(tmp_path).error_of({"text": "hello"}), "engine shouter", "tagged/3", "cache.max_bytes")
 
@@ -102,9 +100,7 @@ def test_in_an_engine_that_runs_one_input_after_the_other(
 
 
 @pytest.mark.logs_errors("execute_failed")
-def test_of_a_batch_only_those_fail_that_do_not_fit_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_batch_only_those_fail_that_do_not_fit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def infer_batch(_: ShoutEngine, __: Any, inputs: Any, ___: Any) -> list[dict[str, Any]]:
         if len(inputs) > 1 or inputs[0]["text"] == "large":
             raise MemoryError

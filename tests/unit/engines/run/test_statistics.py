@@ -129,9 +129,7 @@ def test_names_beyond_the_bound_are_counted_together() -> None:
 def test_the_mean_of_each_stage_is_over_all_requests_however_many_there_were() -> None:
     statistics = Statistics()
     for number in range(1000):
-        record(
-            statistics, "t", "m", "e", True, 0.1, dict(zip(STAGES, range(number, number + 7), strict=True))
-        )
+        record(statistics, "t", "m", "e", True, 0.1, dict(zip(STAGES, range(number, number + 7), strict=True)))
     expected = {stage: 499.5 + place for place, stage in enumerate(STAGES)}
     assert statistics.snapshot()["stage_mean_s"] == pytest.approx(expected)
     assert statistics.snapshot()["stage_mean_s"] == pytest.approx(expected)  # looking changes nothing

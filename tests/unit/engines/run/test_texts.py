@@ -40,7 +40,5 @@ def test_an_engine_that_is_not_the_tagged_one_is_told_so() -> None:
 
 def test_half_of_a_surrogate_pair_is_named_by_its_place() -> None:
     check_texts("data", {"messages": [{"content": "世界 🙂"}], "audio": b"\xff", "n": 1})
-    with pytest.raises(
-        InvalidInput, match=r"data\.messages\[0\]\.content is not Unicode text: at 2 stands '\\ud83d'"
-    ):
+    with pytest.raises(InvalidInput, match=r"data\.messages\[0\]\.content is not Unicode text: at 2 stands '\\ud83d'"):
         check_texts("data", {"messages": [{"content": "a \ud83d"}]})

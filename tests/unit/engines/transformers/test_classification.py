@@ -131,9 +131,7 @@ def scores(outcome: Any) -> dict[str, float]:
     return {one["label"]: one["score"] for one in outcome["labels"]}
 
 
-def test_a_long_recording_gives_the_mean_of_its_windows(
-    wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_recording_gives_the_mean_of_its_windows(wav2vec2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.transformers.classification._WINDOW_S", 1.0)
     runner: Any = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
     whole = sound(3.0)
@@ -190,9 +188,7 @@ def test_filter_banks_of_several_recordings_are_those_of_the_library(
 
 def test_each_row_of_a_batch_keeps_its_own_number_of_labels(wav2vec2: Path) -> None:
     runner = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
-    outcomes = ENGINE.infer_batch(
-        runner, [sound(0.5), sound(0.5, 1), sound(0.5, 2)], [{"top_k": 1}, {}, {"top_k": 2}]
-    )
+    outcomes = ENGINE.infer_batch(runner, [sound(0.5), sound(0.5, 1), sound(0.5, 2)], [{"top_k": 1}, {}, {"top_k": 2}])
     assert [len(scores(outcome)) for outcome in outcomes] == [1, 3, 2]
 
 
@@ -259,9 +255,7 @@ def test_videos_in_one_batch_get_what_they_get_alone(timesformer: Any) -> None:
 
 def test_a_model_of_another_kind_is_told_what_the_task_needs(tmp_path: Path) -> None:
     path = save_llama(tmp_path)
-    with pytest.raises(
-        ModelLoadFailed, match=r"needs an audio classifier \(AutoModelForAudioClassification\)"
-    ):
+    with pytest.raises(ModelLoadFailed, match=r"needs an audio classifier \(AutoModelForAudioClassification\)"):
         ENGINE.load_model("llama", task="audio-classification", path=path)
     with pytest.raises(ModelLoadFailed, match="needs a video classifier or a vision-language model"):
         ENGINE.load_model("llama", task="video-analysis", path=path)

@@ -72,9 +72,7 @@ def test_every_task_that_is_supported_has_a_runner(engine: TransformersEngine) -
 
 
 def test_an_unsupported_task_names_the_supported_ones(engine: TransformersEngine, llama: Path) -> None:
-    assert f"transformers runs {', '.join(sorted(RUNNERS))}, not 'poetry'" in refusal(
-        engine, llama, task="poetry"
-    )
+    assert f"transformers runs {', '.join(sorted(RUNNERS))}, not 'poetry'" in refusal(engine, llama, task="poetry")
 
 
 @pytest.mark.parametrize("path", [None, "/nowhere/at/all"])
@@ -220,9 +218,7 @@ def test_auto_is_fp32_on_the_cpu(engine: TransformersEngine, llama: Path) -> Non
     assert engine.load_model("tiny", task="text-generation", path=llama).model.dtype == torch.float32
 
 
-def test_attention_that_is_planned_anew_for_every_length_is_not_used(
-    engine: TransformersEngine, llama: Path
-) -> None:
+def test_attention_that_is_planned_anew_for_every_length_is_not_used(engine: TransformersEngine, llama: Path) -> None:
     engine.load_model("tiny", task="text-generation", path=llama)
     assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
 

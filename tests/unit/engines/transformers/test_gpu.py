@@ -135,8 +135,7 @@ def test_a_batch_that_outgrows_the_gpu_runs_in_halves_and_later_ones_fit_at_once
         assert times_out_of_memory() == failures
     assert runner.budget.most < 16
     labels = [
-        [one["labels"][0]["label"] for one in outcomes if isinstance(one, dict)]
-        for outcomes in (whole, halved, again)
+        [one["labels"][0]["label"] for one in outcomes if isinstance(one, dict)] for outcomes in (whole, halved, again)
     ]
     assert labels[0] == labels[1] == labels[2]
     assert len(labels[0]) == 16

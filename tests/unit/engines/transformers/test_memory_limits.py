@@ -68,9 +68,7 @@ def test_a_batch_of_short_items_is_larger_than_one_of_long_ones_after_either_did
     assert [len(part) for part in memory.ran] == [12]
 
 
-def test_an_item_that_does_not_fit_by_itself_is_worth_another_try_and_says_nothing_about_smaller_ones() -> (
-    None
-):
+def test_an_item_that_does_not_fit_by_itself_is_worth_another_try_and_says_nothing_about_smaller_ones() -> None:
     budget = ShrinkOnOutOfMemory("m")
     with pytest.raises(OutOfMemory, match="model m ran out of memory on this input"):
         budget.run(Memory().run, [7.0], [7.0])

@@ -86,9 +86,7 @@ def state_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _state() -> list[tuple[Any, str, Any]]:
-    inits = [
-        (torch.nn.init, name, getattr(torch.nn.init, name)) for name in initialization.TORCH_INIT_FUNCTIONS
-    ]
+    inits = [(torch.nn.init, name, getattr(torch.nn.init, name)) for name in initialization.TORCH_INIT_FUNCTIONS]
     return [
         (PreTrainedModel, "tie_weights", PreTrainedModel.tie_weights),
         (PreTrainedModel, "init_weights", PreTrainedModel.init_weights),
@@ -137,9 +135,7 @@ def answer(engine: TransformersEngine, folders: dict[str, Path], name: str) -> d
     task, inputs = ASKED[name]
     model = engine.load_model(name, task=task, path=folders[name])
     try:
-        return engine.infer(
-            model, inputs, {"max_new_tokens": 4} if task in ("text-generation", "vlm") else {}
-        )
+        return engine.infer(model, inputs, {"max_new_tokens": 4} if task in ("text-generation", "vlm") else {})
     finally:
         engine.unload_model(model)
 

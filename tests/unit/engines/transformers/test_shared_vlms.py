@@ -91,9 +91,7 @@ def test_tasks_that_ask_at_once_answer_as_if_each_had_the_model_for_itself(
         assert {task: answer.result(60) for task, answer in asked.items()} == alone
 
 
-def test_the_model_leaves_the_memory_with_the_last_task_that_asks_it(
-    engine: TransformersEngine, llava: Path
-) -> None:
+def test_the_model_leaves_the_memory_with_the_last_task_that_asks_it(engine: TransformersEngine, llava: Path) -> None:
     runners = {task: load(engine, task, llava) for task in TASKS}
     model = weakref.ref(runners["vlm"].model)
     for index, task in enumerate(TASKS):

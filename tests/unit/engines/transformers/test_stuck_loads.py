@@ -177,9 +177,7 @@ def test_code_of_others_that_loads_for_ever_is_named_by_its_thread() -> None:
 
 
 @pytest.mark.logs_errors("call_stuck")
-def test_files_on_a_disk_that_hangs_count_as_a_load_that_does(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_on_a_disk_that_hangs_count_as_a_load_that_does(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     is_here = threading.Event()
     models = site.manager.models
 

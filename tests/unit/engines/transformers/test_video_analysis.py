@@ -108,9 +108,7 @@ def qwen(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("count", [4, 7])
-def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_generate(
-    qwen: Any, count: int
-) -> None:
+def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_generate(qwen: Any, count: int) -> None:
     inputs = clip(count, prompt="a b c")
     outcome = ENGINE.infer(qwen, inputs, {"max_new_tokens": 12})
     content = [{"type": "video", "video": inputs["frames"]}, {"type": "text", "text": inputs["prompt"]}]

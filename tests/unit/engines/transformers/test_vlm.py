@@ -113,9 +113,7 @@ def test_greedy_answers_are_those_of_the_librarys_own_generate(
 def test_a_batch_of_different_numbers_and_sizes_of_images_gives_each_row_what_it_gets_alone(
     runners: dict[str, Any], kind: str
 ) -> None:
-    inputs = [
-        asked(*sizes, text=text) for sizes, text in zip(SIZES, ("a", "b c d e", "f", "g h"), strict=True)
-    ]
+    inputs = [asked(*sizes, text=text) for sizes, text in zip(SIZES, ("a", "b c d e", "f", "g h"), strict=True)]
     options = [{"max_new_tokens": budget} for budget in (12, 4, 9, 6)]
     together = ENGINE.infer_batch(runners[kind], inputs, options)
     alone = [answer(runners[kind], one, **its) for one, its in zip(inputs, options, strict=True)]
@@ -148,9 +146,7 @@ def test_images_are_seen_where_the_conversation_names_them(llava: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [*((kind, SIZES[0]) for kind in KINDS), ("qwen", SIZES[1])])
-def test_beam_search_is_the_librarys(
-    runners: dict[str, Any], kind: str, sizes: tuple[tuple[int, int], ...]
-) -> None:
+def test_beam_search_is_the_librarys(runners: dict[str, Any], kind: str, sizes: tuple[tuple[int, int], ...]) -> None:
     inputs, beams = asked(*sizes), {"max_new_tokens": 8, "num_beams": 3}
     result = answer(runners[kind], inputs, **beams)
     assert result["generated_text"].strip() == librarys_answer(runners[kind], inputs, **beams)
@@ -184,9 +180,7 @@ def test_a_stop_string_ends_the_answer(llava: Any) -> None:
 def test_a_bad_input_does_not_cost_its_neighbours_theirs(llava: Any) -> None:
     bad = asked((24, 24))
     bad["messages"][0]["role"] = "tool"
-    first, wrong, last = ENGINE.infer_batch(
-        llava, [asked((24, 24)), bad, asked((40, 24))], [{"max_new_tokens": 4}] * 3
-    )
+    first, wrong, last = ENGINE.infer_batch(llava, [asked((24, 24)), bad, asked((40, 24))], [{"max_new_tokens": 4}] * 3)
     assert isinstance(wrong, InvalidInput)
     assert "no tools here" in wrong.message
     assert first == answer(llava, asked((24, 24)), max_new_tokens=4)
@@ -234,18 +228,14 @@ def test_without_a_chat_template_the_images_go_before_the_prompt(raw: Any) -> No
     result = answer(raw, inputs, max_new_tokens=6)
     encoded = raw.processor(text="<image><image>a b", images=inputs["images"], return_tensors="pt")
     encoded = encoded.to(raw.model.device)
-    found = raw.model.generate(**encoded, do_sample=False, max_new_tokens=6)[
-        0, encoded["input_ids"].shape[1] :
-    ]
+    found = raw.model.generate(**encoded, do_sample=False, max_new_tokens=6)[0, encoded["input_ids"].shape[1] :]
     assert result["generated_text"].strip() == raw.processor.decode(found, skip_special_tokens=True).strip()
     assert result["prompt_tokens"] == 2 * 9 + 2
 
 
 def test_a_conversation_without_a_chat_template_is_refused_with_the_way_out(raw: Any) -> None:
     inputs = asked((24, 24))
-    inputs["messages"] += [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}] + inputs[
-        "messages"
-    ]
+    inputs["messages"] += [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}] + inputs["messages"]
     error = refusal(raw, inputs)
     assert isinstance(error, InvalidInput)
     assert error.message == ("data.messages needs a chat template, which model raw lacks; send data.prompt")

@@ -135,9 +135,7 @@ def test_closing_waits_for_a_load_and_leaves_nothing_held(stage: Stage) -> None:
     assert stage.told == []
 
 
-def test_a_change_right_after_a_swap_is_loaded_by_one_thread(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_right_after_a_swap_is_loaded_by_one_thread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage.use() == "1"
     began, go_on = stage.hold_up("m/3")
     tell = stage.versions._on_model

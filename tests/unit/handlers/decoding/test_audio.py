@@ -33,9 +33,7 @@ def tone(frequency: float, *, rate: int = SAMPLE_RATE, seconds: float = 1.0) -> 
     return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate)
 
 
-def encoded(
-    samples: Any, *, rate: int = SAMPLE_RATE, container: str = "WAV", subtype: str = "PCM_16"
-) -> bytes:
+def encoded(samples: Any, *, rate: int = SAMPLE_RATE, container: str = "WAV", subtype: str = "PCM_16") -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=container, subtype=subtype)
     return file.getvalue()
@@ -124,9 +122,7 @@ def test_empty_bytes_name_the_field_the_source_and_the_cure() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "content", [b"not audio", b"\0" * 5000, b"RIFF", b"OggS", b"fLaC", b"ID3", b"\xff\xfb"]
-)
+@pytest.mark.parametrize("content", [b"not audio", b"\0" * 5000, b"RIFF", b"OggS", b"fLaC", b"ID3", b"\xff\xfb"])
 def test_bytes_that_are_no_recording_are_corrupt(content: bytes) -> None:
     with pytest.raises(MediaCorrupt, match=r"data\.audio \(s3://clips/a\.wav\)"):
         read(content)
@@ -174,12 +170,8 @@ def test_an_absurd_header_allocates_nothing() -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    ("at", "layout", "value"), [(24, "<I", 1), (24, "<I", 4_000_000_000), (22, "<H", 999)]
-)
-def test_a_header_with_an_impossible_rate_or_channel_count_is_corrupt(
-    at: int, layout: str, value: int
-) -> None:
+@pytest.mark.parametrize(("at", "layout", "value"), [(24, "<I", 1), (24, "<I", 4_000_000_000), (22, "<H", 999)])
+def test_a_header_with_an_impossible_rate_or_channel_count_is_corrupt(at: int, layout: str, value: int) -> None:
     content = bytearray(encoded(tone(440)))
     struct.pack_into(layout, content, at, value)
     with pytest.raises(MediaCorrupt):

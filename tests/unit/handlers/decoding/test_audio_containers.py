@@ -81,9 +81,7 @@ def test_channels_of_any_sample_format_are_averaged(layout: str, codec: str) -> 
     assert np.allclose(read(content), tone(440), atol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("layout", "codec"), [("7.1", "aac"), ("7.1", "libopus"), ("hexadecagonal", "pcm_s16le")]
-)
+@pytest.mark.parametrize(("layout", "codec"), [("7.1", "aac"), ("7.1", "libopus"), ("hexadecagonal", "pcm_s16le")])
 def test_eight_channels_and_more_are_averaged(layout: str, codec: str) -> None:
     samples = tone(440, rate=48_000, seconds=2)
     found = read(encoded_sound(samples, container="matroska", codec=codec, rate=48_000, layout=layout))
@@ -121,9 +119,7 @@ def test_a_container_that_lost_most_of_itself_is_cut_short(container: str, codec
 
 @WITH_SIZES
 @pytest.mark.parametrize("part", [0.7, 0.9, 0.999])
-def test_of_a_container_that_lost_its_end_the_rest_is_read_and_told(
-    container: str, codec: str, part: float
-) -> None:
+def test_of_a_container_that_lost_its_end_the_rest_is_read_and_told(container: str, codec: str, part: float) -> None:
     content = encoded_sound(
         tone(440, rate=48_000, seconds=3), container=container, codec=codec, rate=48_000, index_first=True
     )
@@ -149,9 +145,7 @@ def test_a_container_written_to_a_pipe_claims_no_size() -> None:
 
 
 def test_a_container_with_damage_in_its_middle_is_corrupt() -> None:
-    content = bytearray(
-        encoded_sound(tone(440, rate=48_000, seconds=5), container="ipod", codec="aac", rate=48_000)
-    )
+    content = bytearray(encoded_sound(tone(440, rate=48_000, seconds=5), container="ipod", codec="aac", rate=48_000))
     start = content.index(b"mdat") + 4
     content[start + 2000 : start + 30_000] = np.random.default_rng(0).bytes(28_000)
     with pytest.raises(MediaCorrupt, match="is damaged: it does not decode to its end"):

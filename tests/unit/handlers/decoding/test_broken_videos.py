@@ -28,21 +28,15 @@ def test_what_is_left_of_a_video_without_its_end_is_used() -> None:
         video = read(content[: int(len(content) * 0.7)], num_frames=4)
     assert [(line["event"], line["missing"]) for line in lines] == [("video_read_in_part", video.truncated)]
     assert video.duration_s == pytest.approx(0.7 * 6, abs=0.5)
-    assert re.search(
-        r"its header promises \d+ bytes and \d+ came; 4\.\d s of 6\.0 s are there", video.truncated or ""
-    )
+    assert re.search(r"its header promises \d+ bytes and \d+ came; 4\.\d s of 6\.0 s are there", video.truncated or "")
     assert len(video.frames) == 4
-    assert video.frame_times_s == pytest.approx(
-        [(index + 0.5) * video.duration_s / 4 for index in range(4)], abs=0.1
-    )
+    assert video.frame_times_s == pytest.approx([(index + 0.5) * video.duration_s / 4 for index in range(4)], abs=0.1)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
 def test_a_video_of_which_less_than_half_is_left_is_cut_short(container: str, codec: str) -> None:
     content = encoded_video(noisy(), container=container, codec=codec, index_first=container == "mp4")
-    with pytest.raises(
-        MediaCorrupt, match=r"is cut short: its header .* came, only .* s of 6\.0 s are there"
-    ):
+    with pytest.raises(MediaCorrupt, match=r"is cut short: its header .* came, only .* s of 6\.0 s are there"):
         read(content[: int(len(content) * 0.3)])
 
 
@@ -67,8 +61,7 @@ def test_of_videos_one_behind_the_other_the_first_is_read_and_the_rest_is_told()
 )
 def test_of_joined_videos_it_is_the_first_that_is_read(container: str, codec: str) -> None:
     dark, bright = (
-        encoded_video(np.full((20, 48, 64, 3), grey, np.uint8), container=container, codec=codec)
-        for grey in (40, 200)
+        encoded_video(np.full((20, 48, 64, 3), grey, np.uint8), container=container, codec=codec) for grey in (40, 200)
     )
     for content, grey in ((dark + bright, 40), (bright + dark, 200)):
         video = read(content, num_frames=4)

@@ -60,18 +60,14 @@ def test_a_page_the_document_does_not_have_is_named(pages: Any) -> None:
     ids=range(14),
 )
 def test_pages_of_the_wrong_kind_are_refused_with_the_right_kinds(pages: Any) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"data\.pages is .*; it must be a page number from 1, a list of them, or"
-    ):
+    with pytest.raises(InvalidInput, match=r"data\.pages is .*; it must be a page number from 1, a list of them, or"):
         read(text_pdf(TWO_PAGES), pages=pages)
 
 
 def test_more_pages_than_the_limit_are_refused_unless_fewer_are_named() -> None:
     document = text_pdf([[Line(50, 60, "x")]] * 5)
     few = MediaSettings(max_pages=3)
-    with pytest.raises(
-        MediaTooLarge, match=r"has 5 pages; media\.max_pages allows 3: name some in data\.pages"
-    ):
+    with pytest.raises(MediaTooLarge, match=r"has 5 pages; media\.max_pages allows 3: name some in data\.pages"):
         read(document, limits=few)
     with pytest.raises(MediaTooLarge, match=r"was asked for 4 pages; media\.max_pages allows 3"):
         read(document, limits=few, pages="1-4")
@@ -88,9 +84,7 @@ def test_pictures_that_are_too_much_together_are_refused_before_any_is_rendered(
     renderings: list[Any] = []
     monkeypatch.setattr(PdfPage, "render", lambda *_, **__: renderings.append(1))
     document = scanned_pdf([picture("white", (1000, 1000))] * 3)
-    with pytest.raises(
-        MediaTooLarge, match=r"pixels by page 3, which is 100\d x 100\d; media\.max_image_pixels"
-    ):
+    with pytest.raises(MediaTooLarge, match=r"pixels by page 3, which is 100\d x 100\d; media\.max_image_pixels"):
         read(document, limits=MediaSettings(max_image_pixels=2_500_000))
     assert renderings == []
 

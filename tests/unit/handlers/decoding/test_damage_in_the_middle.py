@@ -47,9 +47,7 @@ def sounds(librivox_clips: tuple[Recording, ...]) -> dict[str, bytes]:
         name: encoded_sound(np.repeat(speech, 3), container=container, codec=codec, rate=48_000)
         for name, (container, codec) in SOUNDS.items()
     }
-    return kinds | {
-        name: encoded(speech, container="OGG", subtype=subtype) for name, subtype in BY_SOUNDFILE.items()
-    }
+    return kinds | {name: encoded(speech, container="OGG", subtype=subtype) for name, subtype in BY_SOUNDFILE.items()}
 
 
 def heard(content: bytes) -> Sound:
@@ -83,9 +81,7 @@ def test_sound_that_damage_leaves_out_is_told(sounds: dict[str, bytes], kind: st
 
 
 @pytest.mark.parametrize("kind", ["ogg of opus", "ogg of flac", *BY_SOUNDFILE])
-def test_a_changed_byte_of_an_ogg_costs_its_page_and_repeats_nothing(
-    sounds: dict[str, bytes], kind: str
-) -> None:
+def test_a_changed_byte_of_an_ogg_costs_its_page_and_repeats_nothing(sounds: dict[str, bytes], kind: str) -> None:
     content = bytearray(sounds[kind])
     content[len(content) // 2] ^= 0xFF
     sound = heard(bytes(content))
@@ -99,9 +95,7 @@ def test_a_changed_byte_of_an_ogg_costs_its_page_and_repeats_nothing(
 
 
 def test_sound_of_which_damage_leaves_less_than_half_is_refused(sounds: dict[str, bytes]) -> None:
-    with pytest.raises(
-        MediaCorrupt, match=r"1 of its 2 clusters is damaged.*; only \d\.\d s of 8\.6 s are there"
-    ):
+    with pytest.raises(MediaCorrupt, match=r"1 of its 2 clusters is damaged.*; only \d\.\d s of 8\.6 s are there"):
         heard(zeroed(sounds["webm of opus"], at=0.05))
 
 
@@ -114,9 +108,7 @@ def test_a_checksum_finds_damage_within_a_block() -> None:
 def test_a_wma_without_its_end_is_told_and_one_without_most_is_refused(sounds: dict[str, bytes]) -> None:
     content = sounds["wma"]
     sound = heard(content[: len(content) * 7 // 10])
-    assert re.fullmatch(
-        r"its header promises \d+ bytes and \d+ came; \d\.\d s are there", sound.truncated or ""
-    )
+    assert re.fullmatch(r"its header promises \d+ bytes and \d+ came; \d\.\d s are there", sound.truncated or "")
     with pytest.raises(MediaCorrupt, match="cut short"):
         heard(content[: len(content) * 4 // 10])
 

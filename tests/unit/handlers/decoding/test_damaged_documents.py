@@ -36,9 +36,7 @@ def changed(content: bytes, at: int) -> bytes:
 
 
 def page_of(content: bytes, *, more: dict[int, bytes] | None = None) -> bytes:
-    return one_page(
-        content, resources=b"/Font<</F 5 0 R>>/XObject<</X 6 0 R>>", more={5: FONT, **(more or {})}
-    )
+    return one_page(content, resources=b"/Font<</F 5 0 R>>/XObject<</X 6 0 R>>", more={5: FONT, **(more or {})})
 
 
 def pages_of(*contents: bytes) -> bytes:
@@ -117,9 +115,7 @@ def test_content_that_an_update_replaced_is_not_looked_at() -> None:
     place = len(whole)
     update = b"11 0 obj\n%b\nendobj\n" % packed(TEXT)
     previous = whole[whole.rindex(b"startxref") :].split()[1]
-    trailer = (
-        b"xref\n11 1\n%010d 00000 n \ntrailer\n<</Size 20/Root 1 0 R/Prev %b>>\nstartxref\n%d\n%%%%EOF\n"
-    )
+    trailer = b"xref\n11 1\n%010d 00000 n \ntrailer\n<</Size 20/Root 1 0 R/Prev %b>>\nstartxref\n%d\n%%%%EOF\n"
     assert told(whole + update + trailer % (place, previous, place + len(update))) is None
 
 
@@ -185,10 +181,7 @@ def packed_objects(*, is_damaged: bool = False) -> bytes:
         places[number] = len(file)
         file += b"%d 0 obj\n%b\nendobj\n" % (number, body)
     rows = [(0, 0, 0)]
-    rows += [
-        (2, 6, list(inside).index(n)) if n in inside else (1, places.get(n, len(file)), 0)
-        for n in range(1, 8)
-    ]
+    rows += [(2, 6, list(inside).index(n)) if n in inside else (1, places.get(n, len(file)), 0) for n in range(1, 8)]
     table = b"".join(kind.to_bytes(1) + place.to_bytes(4) + index.to_bytes(1) for kind, place, index in rows)
     xref = packed(table, b"/Type/XRef/Size 8/W[1 4 1]/Root 1 0 R")
     return bytes(file + b"7 0 obj\n%b\nendobj\nstartxref\n%d\n%%%%EOF\n" % (xref, len(file)))

@@ -134,8 +134,7 @@ def page_with(annotation: bytes, *, form: bytes = b"", more: bytes = b"") -> byt
     look = line("appearance", 5)
     return pdf_of(
         {
-            1: b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[%b]/DA(/F 12 Tf)/DR<<%b>>>>>>"
-            % (form, _FONTS),
+            1: b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[%b]/DA(/F 12 Tf)/DR<<%b>>>>>>" % (form, _FONTS),
             2: b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
             3: b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<<%b>>/Annots[7 0 R]%b>>"
             % (_FONTS, more),
@@ -167,9 +166,7 @@ def test_a_filled_field_without_an_appearance_is_read(field: bytes, value: str) 
 
 
 @pytest.mark.parametrize(("unit", "dpi"), [(b"1", 150), (b"1.0", 150), (b"2", None), (b"9 0 R", None)])
-def test_a_page_of_which_the_size_of_a_point_is_not_known_tells_no_dpi(
-    unit: bytes, dpi: float | None
-) -> None:
+def test_a_page_of_which_the_size_of_a_point_is_not_known_tells_no_dpi(unit: bytes, dpi: float | None) -> None:
     assert read(page_with(b"", more=b"/UserUnit %b" % unit))["dpi"] == dpi
 
 
@@ -189,7 +186,5 @@ def test_a_page_that_only_asks_to_wait_for_its_form_is_refused(is_drawn_by_it: b
     if not is_drawn_by_it:
         assert texts(read(content)) == ["Please", "wait"]
         return
-    with pytest.raises(
-        InvalidInput, match="whose pages are an XFA form, which is not read; open it in a program"
-    ):
+    with pytest.raises(InvalidInput, match="whose pages are an XFA form, which is not read; open it in a program"):
         read(content)

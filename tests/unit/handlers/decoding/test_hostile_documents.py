@@ -110,9 +110,7 @@ def test_a_pdf_that_hangs_holds_up_no_other() -> None:
 
 
 def test_a_page_as_thin_as_a_thread_is_refused_where_it_is_a_picture() -> None:
-    with pytest.raises(
-        MediaTooLarge, match=r"page 1 is 41667 x 21 pixels; one side may be at most 200 times"
-    ):
+    with pytest.raises(MediaTooLarge, match=r"page 1 is 41667 x 21 pixels; one side may be at most 200 times"):
         read(hostile.thin_page())
 
 

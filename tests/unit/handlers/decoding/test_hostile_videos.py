@@ -69,9 +69,7 @@ def test_a_video_that_takes_too_long_is_refused_with_the_limit() -> None:
 @pytest.mark.parametrize("memory_bytes", [128 << 20, 200 << 20])
 def test_a_video_that_takes_too_much_memory_is_refused_with_the_limit(memory_bytes: int) -> None:
     """Not as damaged, wherever FFmpeg runs out of it."""
-    with pytest.raises(
-        MediaTooLarge, match=r"takes more memory to decode than media\.decode_memory_bytes allows"
-    ):
+    with pytest.raises(MediaTooLarge, match=r"takes more memory to decode than media\.decode_memory_bytes allows"):
         read(encoded(2, 6000, 6000), limits=MediaSettings(decode_memory_bytes=memory_bytes))
 
 

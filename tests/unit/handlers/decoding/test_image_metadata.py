@@ -70,9 +70,7 @@ FILES = {
     "JPEG of many profiles": jpeg(0xE2, b"ICC_PROFILE\0\1\xff" + b"x" * 65_000, 300),
     "JPEG of many comments": jpeg(0xFE, b"x", 100_000),
     "TIFF with a profile": encoded("TIFF", icc_profile=b"x" * (10 * MIB)),
-    "WebP with metadata": encoded(
-        "WEBP", lossless=True, icc_profile=b"x" * (10 * MIB), xmp=b"x" * (10 * MIB)
-    ),
+    "WebP with metadata": encoded("WEBP", lossless=True, icc_profile=b"x" * (10 * MIB), xmp=b"x" * (10 * MIB)),
 }
 
 

@@ -138,9 +138,7 @@ def test_integers_beyond_sixteen_bits_are_stretched_over_their_range() -> None:
         ([-2.0, 0.0, 2.0], [0, 128, 255]),
     ],
 )
-def test_floats_count_from_0_to_1_or_to_255_else_they_are_stretched(
-    values: list[float], expected: list[int]
-) -> None:
+def test_floats_count_from_0_to_1_or_to_255_else_they_are_stretched(values: list[float], expected: list[int]) -> None:
     image = Image.fromarray(np.array([values], np.float32))
     assert np.asarray(read(encoded(image, "TIFF")))[0, :, 0].tolist() == expected
 

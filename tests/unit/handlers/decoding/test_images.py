@@ -71,9 +71,7 @@ def test_a_file_cut_short_is_corrupt(kind: str, share: float) -> None:
         read(Media(content[: int(len(content) * share)], "s3://b/k"))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"P", b"not an image at all", b"%PDF-1.7 ...", b"\xff\xd8\xff", bytes(64)]
-)
+@pytest.mark.parametrize("content", [b"", b"P", b"not an image at all", b"%PDF-1.7 ...", b"\xff\xd8\xff", bytes(64)])
 def test_bytes_that_are_no_image_are_corrupt(content: bytes) -> None:
     with pytest.raises(MediaCorrupt, match="send a whole JPEG, PNG"):
         read(content)
@@ -97,9 +95,7 @@ def test_a_png_whose_pixels_were_overwritten_is_corrupt_where_they_unpack_as_wel
         damaged = bytearray(whole)
         at = start + int(size * share)
         damaged[at : at + size // 12] = bytes(size // 12)
-        with pytest.raises(
-            MediaCorrupt, match=r"is damaged: the checksum of its pixels is wrong; send a whole"
-        ):
+        with pytest.raises(MediaCorrupt, match=r"is damaged: the checksum of its pixels is wrong; send a whole"):
             read(bytes(damaged))
 
 
@@ -223,9 +219,7 @@ def test_arrays_of_every_allowed_kind_are_taken(array: Any) -> None:
 def test_other_arrays_are_refused_with_the_reason(array: Any, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(array)
-    assert caught.value.message.startswith("data.image has ") or caught.value.message.startswith(
-        "data.image is "
-    )
+    assert caught.value.message.startswith("data.image has ") or caught.value.message.startswith("data.image is ")
     assert reason in caught.value.message
 
 
@@ -265,8 +259,7 @@ def test_all_images_of_a_request_share_the_limit_on_pixels_and_are_counted_befor
     assert decoded == []
     assert caught.value.message.startswith("data.images has 3040 pixels by data.images[2]")
     assert caught.value.message.endswith(
-        ", which is 40 x 31; media.max_image_pixels allows 3000: "
-        "send fewer of them in one request, or scale them down"
+        ", which is 40 x 31; media.max_image_pixels allows 3000: send fewer of them in one request, or scale them down"
     )
 
 

@@ -55,9 +55,7 @@ def test_each_of_several_images_says_what_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("kind", "pages"), [("TIFF", 3), ("GIF", 1), ("WEBP", 1), ("PNG", 1)])
-def test_a_document_has_every_page_of_a_tiff_and_says_what_it_leaves_out_of_others(
-    kind: str, pages: int
-) -> None:
+def test_a_document_has_every_page_of_a_tiff_and_says_what_it_leaves_out_of_others(kind: str, pages: int) -> None:
     inputs = DocumentAnalysisHandler().preprocess({"document": several(kind)}, {})
     assert len(inputs["pages"]) == pages
     assert ("truncated" in inputs) is (pages == 1)

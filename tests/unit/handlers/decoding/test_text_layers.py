@@ -59,9 +59,7 @@ def test_turned_text_has_polygons_that_start_at_its_top_left(degrees: float, rot
     # On the screen, y grows downwards: what runs up at 10 degrees has a direction of -10.
     turned = length / abs(length) * complex(0, 1)
     assert abs(turned - height / abs(height)) < 0.1
-    assert all(
-        0 <= point[0] <= page["width"] and 0 <= point[1] <= page["height"] for point in word["polygon"]
-    )
+    assert all(0 <= point[0] <= page["width"] and 0 <= point[1] <= page["height"] for point in word["polygon"])
 
 
 def test_level_text_has_no_polygons() -> None:

@@ -45,9 +45,7 @@ def heard(content: bytes) -> tuple[float, dict[str, Any] | None]:
 def test_the_track_that_players_take_is_heard_and_no_commentary(
     container: str, first: Disposition, second: Disposition, taken: int
 ) -> None:
-    content = encoded_tracks(
-        Track(tone(LOW), flags=first), Track(tone(HIGH), flags=second), container=container
-    )
+    content = encoded_tracks(Track(tone(LOW), flags=first), Track(tone(HIGH), flags=second), container=container)
     assert heard(content) == ((LOW, HIGH)[taken - 1], {"number": taken, "of": 2})
 
 
@@ -68,9 +66,7 @@ def test_of_silent_tracks_the_first_is_taken() -> None:
 
 
 def test_a_track_is_called_by_its_language_and_title() -> None:
-    main = Track(
-        tone(HIGH), flags=Disposition.default, metadata={"language": "fra", "title": "Version longue"}
-    )
+    main = Track(tone(HIGH), flags=Disposition.default, metadata={"language": "fra", "title": "Version longue"})
     inputs = AsrHandler().preprocess({"audio": Media(encoded_tracks(Track(tone(LOW)), main), "a")}, {})
     assert inputs["track"] == {"number": 2, "of": 2, "language": "fra", "title": "Version longue"}
 

@@ -75,9 +75,7 @@ def corners(picture: Any) -> list[str]:
 
 
 @EVERY_CODEC
-def test_frames_are_exactly_those_of_decoding_everything(
-    container: str, codec: str, options: dict[str, str]
-) -> None:
+def test_frames_are_exactly_those_of_decoding_everything(container: str, codec: str, options: dict[str, str]) -> None:
     content = encoded_video(fading(), container=container, codec=codec, options=options)
     everything = all_frames(content)
     assert len(everything) == 60
@@ -96,10 +94,7 @@ def test_one_frame_for_each_so_many_seconds(container: str, codec: str, options:
     everything = all_frames(content)
     video = read(content, every_s=2.5)
     assert video.frame_times_s == pytest.approx([0.0, 2.5, 5.0], abs=0.002)
-    assert all(
-        np.array_equal(frame, everything[index])
-        for frame, index in zip(video.frames, (0, 25, 50), strict=True)
-    )
+    assert all(np.array_equal(frame, everything[index]) for frame, index in zip(video.frames, (0, 25, 50), strict=True))
 
 
 def test_sixteen_frames_come_by_default_as_contiguous_uint8() -> None:
@@ -130,8 +125,7 @@ def test_frames_are_those_seen_at_the_time_where_the_rate_varies() -> None:
     video = read(content, every_s=2.0)
     assert video.frame_times_s == pytest.approx([0.0, 1.0, 10.0])
     assert [
-        next(index for index, one in enumerate(everything) if np.array_equal(one, frame))
-        for frame in video.frames
+        next(index for index, one in enumerate(everything) if np.array_equal(one, frame)) for frame in video.frames
     ] == [0, 10, 11]
 
 
@@ -141,9 +135,7 @@ def test_a_video_that_starts_late_counts_from_its_first_frame() -> None:
 
 
 def test_only_packets_that_wanted_frames_depend_on_are_decoded() -> None:
-    index = index_of(
-        encoded_video(fading(), options={"g": "10", "keyint_min": "10", "bf": "0", "sc_threshold": "0"})
-    )
+    index = index_of(encoded_video(fading(), options={"g": "10", "keyint_min": "10", "bf": "0", "sc_threshold": "0"}))
     assert index.starts == (0, 10, 20, 30, 40, 50)
     wanted = index.at([1.25, 4.1, 4.55])
     assert [index.seconds(time) for time in wanted] == pytest.approx([1.2, 4.1, 4.5])
@@ -198,17 +190,13 @@ def test_frames_that_take_too_much_decoding_are_refused_before_it(monkeypatch: p
     limits = MediaSettings().model_dump(mode="json")
     [(about, _)] = read_frames(content, what="it", limits=limits, sampling={"every_s": 60})
     assert about["shape"] == (1, 48, 64, 3)
-    with pytest.raises(
-        MediaTooLarge, match=r"takes decoding of \d\d frames of 64 x 48 pixels to get at 1 of them"
-    ):
+    with pytest.raises(MediaTooLarge, match=r"takes decoding of \d\d frames of 64 x 48 pixels to get at 1 of them"):
         list(read_frames(content, what="it", limits=limits, sampling={"num_frames": 1}))
 
 
 def test_more_frames_than_the_limit_are_refused_with_the_way_out() -> None:
     content = encoded_video(fading())
-    with pytest.raises(
-        InvalidOption, match=r"would give 60 frames; media\.max_frames allows 20: .*raise options"
-    ):
+    with pytest.raises(InvalidOption, match=r"would give 60 frames; media\.max_frames allows 20: .*raise options"):
         read(content, every_s=0.1, limits=MediaSettings(max_frames=20))
     with pytest.raises(InvalidOption, match=r"would give 9 frames; media\.max_frames allows 8"):
         read(content, num_frames=9, limits=MediaSettings(max_frames=8))
@@ -257,9 +245,7 @@ def test_a_value_of_the_wrong_kind_is_told_what_it_must_be(value: Any, told: str
 
 @pytest.mark.parametrize("rate", [0, -1, "25", True, 1e6])
 def test_a_bad_frame_rate_is_refused(rate: Any) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"data\.frame_rate is .*; it must be a number from 0\.001 to 1000 Hz"
-    ):
+    with pytest.raises(InvalidInput, match=r"data\.frame_rate is .*; it must be a number from 0\.001 to 1000 Hz"):
         read(fading(4), frame_rate=rate)
 
 

@@ -22,9 +22,7 @@ BOUNDS = {"limits.max_tokens": 100, "limits.max_beams": 4}
         ("num_beams", 4, "limits.max_beams"),
     ],
 )
-def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(
-    option: str, most: int, setting: str
-) -> None:
+def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(option: str, most: int, setting: str) -> None:
     assert validate_options({option: most}, task_options=TEXT, engine="transformers", bounds=BOUNDS)
     for value in (most + 1, 10**30):
         with pytest.raises(InvalidOption) as caught:
@@ -117,9 +115,5 @@ def test_common_options_with_neutral_values_are_taken_by_every_engine(engine: st
 
 
 def test_only_the_neutral_value_of_another_engines_option_is_taken() -> None:
-    assert "options.num_beams is an option of engine transformers" in refusal(
-        {"num_beams": 2}, engine="ollama"
-    )
-    assert "options.num_beams is an option of engine transformers" in refusal(
-        {"num_beams": True}, engine="ollama"
-    )
+    assert "options.num_beams is an option of engine transformers" in refusal({"num_beams": 2}, engine="ollama")
+    assert "options.num_beams is an option of engine transformers" in refusal({"num_beams": True}, engine="ollama")

@@ -10,9 +10,7 @@ PAGE = Path(__file__).parents[4] / "docs" / "options.md"
 
 
 def test_the_committed_page_is_what_the_table_makes() -> None:
-    assert PAGE.read_text(encoding="utf-8") == options_page(), (
-        "run: inferstream options --markdown > docs/options.md"
-    )
+    assert PAGE.read_text(encoding="utf-8") == options_page(), "run: inferstream options --markdown > docs/options.md"
 
 
 def test_every_option_has_a_row_with_a_cell_in_each_column() -> None:

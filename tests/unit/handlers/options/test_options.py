@@ -175,9 +175,7 @@ def test_options_of_ollama_are_checked_too(option: str, good: list[Any], bad: li
         ("tfs_z", [0.0, 1.0], [-1]),
     ],
 )
-def test_the_options_of_ollama_are_those_its_server_documents(
-    option: str, good: list[Any], bad: list[Any]
-) -> None:
+def test_the_options_of_ollama_are_those_its_server_documents(option: str, good: list[Any], bad: list[Any]) -> None:
     assert f"options.{option} is an option of engine ollama" in refusal({option: good[0]})
     for value in good:
         assert accepted({option: value}, engine="ollama") == {option: value}
@@ -188,9 +186,7 @@ def test_the_options_of_ollama_are_those_its_server_documents(
 @pytest.mark.parametrize(
     ("option", "value"), [("num_predict", -1), ("num_predict", -2.0), ("max_new_tokens", -2), ("seed", -1)]
 )
-def test_ollama_takes_whole_numbers_beyond_the_range_that_mean_something_to_it(
-    option: str, value: float
-) -> None:
+def test_ollama_takes_whole_numbers_beyond_the_range_that_mean_something_to_it(option: str, value: float) -> None:
     (checked,) = accepted({option: value}, engine="ollama").values()
     assert (checked, type(checked)) == (int(value), int)
     assert accepted({option: value}, engine="mine") == accepted({option: value}, engine="ollama")
@@ -200,9 +196,7 @@ def test_ollama_takes_whole_numbers_beyond_the_range_that_mean_something_to_it(
 
 @pytest.mark.parametrize(("option", "value"), [("num_predict", 0), ("num_predict", -3), ("seed", -2)])
 def test_other_numbers_beyond_the_range_are_refused_by_ollama_too(option: str, value: int) -> None:
-    assert f"options.{option} is {value}; it must be an integer from" in refusal(
-        {option: value}, engine="ollama"
-    )
+    assert f"options.{option} is {value}; it must be an integer from" in refusal({option: value}, engine="ollama")
 
 
 @pytest.mark.parametrize("value", ["segment", "word", False])
@@ -262,9 +256,7 @@ def test_every_option_says_what_it_does_and_what_it_allows() -> None:
         st.sampled_from([*OPTIONS, "num_predict", "other"]) | st.text(max_size=5),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-            ),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
             max_leaves=5,
         ),
         max_size=4,

@@ -74,9 +74,7 @@ def test_what_is_no_object_is_refused_and_null_is_no_options(options: Any) -> No
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_a_schema_is_json_and_names_its_dialect_and_describes_every_option(
-    task: str, engine: str | None
-) -> None:
+def test_a_schema_is_json_and_names_its_dialect_and_describes_every_option(task: str, engine: str | None) -> None:
     schema = options_schema(task, engine)
     assert json.loads(json.dumps(schema)) == schema
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"

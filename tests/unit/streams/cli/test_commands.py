@@ -53,9 +53,7 @@ def test_help_shows_each_command_with_its_line_and_examples(command_line: Comman
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_every_command_has_examples_and_the_global_options(
-    name: str, command_line: CommandLine
-) -> None:
+def test_the_help_of_every_command_has_examples_and_the_global_options(name: str, command_line: CommandLine) -> None:
     shown = command_line(name, "--help")
     assert shown.exit_code == 0
     if name not in ("models", "topics"):  # groups: their commands have them
@@ -192,9 +190,7 @@ def test_topics_tell_programs_what_is_wrong_and_what_was_made(
     assert topics["inference.events"] == {"changed": False, "partitions": partitions}
 
 
-def test_a_text_is_read_from_standard_input(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_is_read_from_standard_input(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Request] = []
 
     async def late(_settings: object, request: Request, *_: object) -> None:
@@ -231,9 +227,7 @@ def test_what_a_request_cannot_be_made_of_is_said_before_any_broker_is_asked(
 def test_a_command_tells_of_a_broker_that_is_away_in_one_line(command_line: CommandLine) -> None:
     shown = command_line("topics", "check", "--set", "kafka.bootstrap_servers=127.0.0.1:1")
     assert shown.exit_code == 1
-    assert shown.stderr.startswith(
-        "✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1: nothing listens there"
-    )
+    assert shown.stderr.startswith("✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1: nothing listens there")
     assert len(shown.stderr.splitlines()) == 1
 
 
@@ -251,16 +245,12 @@ def test_a_file_that_the_system_refuses_is_said_in_a_sentence(
     file: str | None, named: str, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(
-            errno.ENOSPC, os.strerror(errno.ENOSPC), file
-        )  # without one from a write, as to /dev/full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)  # without one from a write, as to /dev/full
 
     monkeypatch.setattr("streams.cli.config.shown_settings", full)
     shown = command_line("config")
     assert shown.exit_code == 1
-    assert shown.stderr == (
-        f"✗ {named}No space left on device; free some space, or name a place on another disk\n"
-    )
+    assert shown.stderr == (f"✗ {named}No space left on device; free some space, or name a place on another disk\n")
 
 
 @pytest.mark.processes

@@ -107,9 +107,7 @@ def test_a_store_that_is_away_is_an_error() -> None:
 def test_refused_keys_are_an_error_that_names_the_settings(code: str, answering: Answering) -> None:
     store = answering(403, s3_error(code))
     found = one(
-        check_s3(
-            Settings.model_validate({"s3": {"endpoint_url": store, "access_key": "me", "secret_key": "x"}})
-        )
+        check_s3(Settings.model_validate({"s3": {"endpoint_url": store, "access_key": "me", "secret_key": "x"}}))
     )
     assert (found.status, found.cure) == ("error", "correct s3.access_key and s3.secret_key")
     assert code in found.detail
@@ -150,11 +148,7 @@ def test_an_mlflow_that_answers_is_shown_with_its_version(answering: Answering) 
 
 
 def test_an_ollama_is_shown_with_its_version_or_its_cure(answering: Answering) -> None:
-    found = one(
-        check_ollama(
-            Settings.model_validate({"ollama": {"api_base": answering(200, '{"version": "0.9.1"}')}})
-        )
-    )
+    found = one(check_ollama(Settings.model_validate({"ollama": {"api_base": answering(200, '{"version": "0.9.1"}')}})))
     assert (found.status, "Ollama 0.9.1" in found.detail) == ("ok", True)
     away = one(check_ollama(Settings.model_validate(AWAY)))
     assert (away.status, "ollama.api_base" in away.cure) == ("error", True)
@@ -171,9 +165,7 @@ def test_libraries_that_cannot_be_imported_are_an_error(libraries: Callable[[str
 
 def test_a_device_that_is_not_there_is_an_error(libraries: Callable[[str], None]) -> None:
     libraries(torch_with(devices=1))
-    found = one(
-        check_transformers(Settings.model_validate({"transformers": {"device": "cuda:1"}}), timeout_s=60)
-    )
+    found = one(check_transformers(Settings.model_validate({"transformers": {"device": "cuda:1"}}), timeout_s=60))
     assert (found.status, "sees 1 CUDA devices" in found.detail) == ("error", True)
     assert "transformers.device=auto" in found.cure
 
@@ -186,9 +178,7 @@ def test_the_device_that_will_be_used_is_said(
     devices: int, device: str, said: str, libraries: Callable[[str], None]
 ) -> None:
     libraries(torch_with(devices))
-    found = one(
-        check_transformers(Settings.model_validate({"transformers": {"device": device}}), timeout_s=60)
-    )
+    found = one(check_transformers(Settings.model_validate({"transformers": {"device": device}}), timeout_s=60))
     assert (found.status, said in found.detail) == ("ok", True)
 
 
@@ -285,9 +275,7 @@ def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
 ) -> None:
     libraries(torch_with(devices=0))
     monkeypatch.delenv("COLUMNS")  # as for grep: no line is broken where no terminal bounds it
-    away = [
-        f"--set={section}.{name}={value}" for section, body in AWAY.items() for name, value in body.items()
-    ]
+    away = [f"--set={section}.{name}={value}" for section, body in AWAY.items() for name, value in body.items()]
     lines = command_line("doctor", *away)
     assert lines.exit_code == 1
     assert "✗ broker" in lines.stdout

@@ -89,19 +89,13 @@ def test_what_cannot_be_registered_says_why(
     assert "Traceback" not in shown.output
 
 
-def test_a_task_that_nothing_serves_is_pointed_out(
-    command_line: CommandLine, registry: tuple[str, ...]
-) -> None:
-    shown = command_line(
-        "models", "register", "m", "--source", "ollama", "--path", "x", "--task", "asrr", *registry
-    )
+def test_a_task_that_nothing_serves_is_pointed_out(command_line: CommandLine, registry: tuple[str, ...]) -> None:
+    shown = command_line("models", "register", "m", "--source", "ollama", "--path", "x", "--task", "asrr", *registry)
     assert shown.exit_code == 0, shown.output
     assert "note: nothing here serves task asrr" in shown.stderr
 
 
-def test_an_engine_that_is_not_here_is_pointed_out(
-    command_line: CommandLine, registry: tuple[str, ...]
-) -> None:
+def test_an_engine_that_is_not_here_is_pointed_out(command_line: CommandLine, registry: tuple[str, ...]) -> None:
     source = ("--source", "ollama", "--path", "x", "--task", "asr", "--engine", "olama")
     shown = command_line("models", "register", "m", *source, *registry)
     assert shown.exit_code == 0, shown.output
@@ -125,9 +119,7 @@ def test_where_the_hub_cannot_be_asked_that_is_pointed_out(
     assert "note: the hub did not say whether it has hf://no/such-model" in shown.stderr
 
 
-def test_an_alias_can_be_moved_to_another_version(
-    command_line: CommandLine, registry: tuple[str, ...]
-) -> None:
+def test_an_alias_can_be_moved_to_another_version(command_line: CommandLine, registry: tuple[str, ...]) -> None:
     ollama = ("models", "register", "llama", "--source", "ollama", *registry)
     for path in ("llama3.2:1b", "llama3.2:3b"):
         assert command_line(*ollama, "--path", path, "--alias", "champion").exit_code == 0
@@ -224,9 +216,7 @@ def test_a_version_or_a_whole_model_is_deleted(command_line: CommandLine, regist
     ollama = ("models", "register", "llama", "--source", "ollama", *registry)
     for path in ("a:1", "a:2", "a:3"):
         command_line(*ollama, "--path", path)
-    assert (
-        "deleted version 2 of llama" in command_line("models", "delete", "llama/2", "--yes", *registry).stdout
-    )
+    assert "deleted version 2 of llama" in command_line("models", "delete", "llama/2", "--yes", *registry).stdout
     (model,) = json.loads(command_line("models", "list", "--json", *registry).stdout)
     assert model["versions"] == ["1", "3"]
     kept = command_line("models", "delete", "llama", *registry, input="n\n")
@@ -237,9 +227,7 @@ def test_a_version_or_a_whole_model_is_deleted(command_line: CommandLine, regist
     command_line(*ollama, "--path", "a:1")
     assert command_line("models", "delete", "llama/1", "--yes", *registry).exit_code == 0
     assert "has no version; register one" in command_line("models", "show", "llama", *registry).output
-    assert command_line("models", "delete", "llama", "--yes", *registry).exit_code == 0, (
-        "without versions too"
-    )
+    assert command_line("models", "delete", "llama", "--yes", *registry).exit_code == 0, "without versions too"
     for name, said in (("llama", "llama"), ("llama@champion", "an alias is moved, not deleted")):
         refused = command_line("models", "delete", name, "--yes", *registry)
         assert refused.exit_code != 0

@@ -148,9 +148,7 @@ def test_a_model_without_a_recipe_is_said_before_anything_is_fetched(tmp_path: P
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_that_cannot_be_used_is_said_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.local.platform._import_mlflow", lambda: None)
     (tmp_path / "data").write_text("a file")
     done = up(folder=tmp_path)

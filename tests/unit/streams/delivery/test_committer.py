@@ -90,9 +90,7 @@ async def test_a_topic_that_is_back_is_committed_again(rig: Rig) -> None:
     assert rig.committer._aside == {}
 
 
-@pytest.mark.parametrize(
-    "error", [errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError]
-)
+@pytest.mark.parametrize("error", [errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError])
 async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_pause(
     rig: Rig, error: type[errors.BrokerResponseError], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,9 +116,7 @@ def test_where_nothing_was_done_nothing_is_committed() -> None:
 def test_a_fetch_that_does_not_follow_the_one_before_is_refused_and_named() -> None:
     tracker = tracking(*received(3))
     lost = Fetched(TOPIC, 0, 1, 1, start=5, end=6, records=received(1, first=5))
-    with pytest.raises(
-        PositionLost, match=rf"topic {TOPIC} partition 0 .* offset 3 was due and offset 5 came"
-    ):
+    with pytest.raises(PositionLost, match=rf"topic {TOPIC} partition 0 .* offset 3 was due and offset 5 came"):
         tracker.track(lost)
     with pytest.raises(PositionLost):
         tracker.track(lost)

@@ -98,9 +98,7 @@ async def test_a_lone_record_leaves_at_once() -> None:
 async def test_records_of_one_moment_share_a_batch_and_topics_do_not_wait_for_each_other() -> None:
     producer = Producer()
     box = outbox(producer)
-    await asyncio.gather(
-        *(box.deliver(outgoing(b"%d" % n), outgoing(b"e", topic="events")) for n in range(3))
-    )
+    await asyncio.gather(*(box.deliver(outgoing(b"%d" % n), outgoing(b"e", topic="events")) for n in range(3)))
     assert sorted(producer.sent) == [("events", 0, [b"e"] * 3), ("t", 0, [b"0", b"1", b"2"])]
 
 
@@ -246,9 +244,7 @@ async def test_a_topic_that_is_not_there_is_told_to_who_asked() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_a_topic_is_gone_only_where_a_broker_says_so(
-    answers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_topic_is_gone_only_where_a_broker_says_so(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_METADATA_S", 0.05)
     producer, asked = Producer(), 0
 

@@ -104,18 +104,14 @@ async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(
 
 async def test_a_dead_letter_fits_a_broker_that_takes_less_than_the_settings_say() -> None:
     value = b"\xff" * 9_000
-    _, cut, headers = await dead_letter(
-        Broker(most_bytes=5_000), undecodable(value=value), max_message_bytes=50_000
-    )
+    _, cut, headers = await dead_letter(Broker(most_bytes=5_000), undecodable(value=value), max_message_bytes=50_000)
     assert cut is not None
     assert value.startswith(cut)
     assert headers["__dlq.errors.truncated"] == b"9000"
 
 
 async def test_why_a_message_is_a_dead_letter_is_told_in_a_thousand_characters() -> None:
-    _, _, headers = await dead_letter(
-        Broker(most_bytes=10_000), undecodable(), message="\ud800" + "é" * 20_000
-    )
+    _, _, headers = await dead_letter(Broker(most_bytes=10_000), undecodable(), message="\ud800" + "é" * 20_000)
     assert headers["__dlq.errors.message"].decode() == "?" + "é" * 999
 
 

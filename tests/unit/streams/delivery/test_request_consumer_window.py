@@ -41,9 +41,7 @@ async def test_no_more_than_the_window_is_taken_before_what_was_answered_is_comm
     assert rig.journal[-1] == "position 3"
 
 
-async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_nor_those_in_one_list_with_it() -> (
-    None
-):
+async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_nor_those_in_one_list_with_it() -> None:
     rig = Rig(max_in_flight=4)
     rig.gates["stuck"] = asyncio.Event()
     stuck = [message(n, request(id=f"r{n}" if n else "stuck")) for n in range(20)]
@@ -62,9 +60,7 @@ async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_n
     for _ in range(10):
         await rig.settle()
         rig.commit()
-    assert [asked.id for asked in rig.requests if asked.id and asked.id[0] == "r"] == [
-        f"r{n}" for n in range(1, 20)
-    ]
+    assert [asked.id for asked in rig.requests if asked.id and asked.id[0] == "r"] == [f"r{n}" for n in range(1, 20)]
     assert (len(rig.requests), rig.tracker.uncommitted, rig.tracker.held_back) == (60, 0, set())
 
 

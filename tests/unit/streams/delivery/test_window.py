@@ -94,9 +94,7 @@ def test_whatever_comes_and_goes_less_than_two_windows_and_a_message_each_are_un
 
 
 @given(st.integers(1, 6), STEPS)
-def test_messages_find_the_same_room_together_as_one_after_the_other(
-    window: int, steps: list[tuple[int, int]]
-) -> None:
+def test_messages_find_the_same_room_together_as_one_after_the_other(window: int, steps: list[tuple[int, int]]) -> None:
     together, singly = Acker(window=window), Acker(window=window)
     stuck: set[int] = set()
     for offset, (partition, count) in enumerate(steps):

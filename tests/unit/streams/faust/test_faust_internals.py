@@ -60,9 +60,7 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         (driver.Producer._ensure_producer, "_ensure_producer"),
     ],
 )
-def test_what_is_replaced_or_relied_on_in_faust_is_as_it_was(
-    method: Callable[..., Any], fingerprint: str
-) -> None:
+def test_what_is_replaced_or_relied_on_in_faust_is_as_it_was(method: Callable[..., Any], fingerprint: str) -> None:
     assert fingerprint_of(method) == FINGERPRINTS[fingerprint], (
         f"{method.__qualname__} has changed: read it, compare faust_internals.py, then note it"
     )

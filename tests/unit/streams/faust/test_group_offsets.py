@@ -130,9 +130,7 @@ async def test_what_another_program_keeps_beside_an_offset_is_not_the_id_of_anot
     coordinator = Keeping({})
     coordinator._closing = asyncio.get_running_loop().create_future()
     consumer: Any = types.SimpleNamespace(_client=None, _coordinator=coordinator)
-    assert await group_offsets.committed(Coordination(consumer), [PARTITION]) == {
-        PARTITION: (456, topic_id, note)
-    }
+    assert await group_offsets.committed(Coordination(consumer), [PARTITION]) == {PARTITION: (456, topic_id, note)}
 
 
 async def test_offsets_of_a_log_that_was_replaced_are_neither_sent_nor_answered() -> None:

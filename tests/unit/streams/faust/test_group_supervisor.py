@@ -90,9 +90,7 @@ async def test_a_worker_that_is_refused_for_days_is_tried_again_for_as_long(
     coordination: Any = SimpleNamespace(
         client=None, coordinator=None, closing=None, restart=restart, take_over=lambda **_: (None, None)
     )
-    supervisor = Supervisor(
-        coordination, Membership(KafkaSettings(), ["requests"], on_fatal=lambda error: None)
-    )
+    supervisor = Supervisor(coordination, Membership(KafkaSettings(), ["requests"], on_fatal=lambda error: None))
     for _ in range(3000):
         await supervisor._refused(errors.GroupAuthorizationFailedError())
     assert pauses[:6] == [1, 2, 4, 8, 15, 15]

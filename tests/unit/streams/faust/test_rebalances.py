@@ -88,11 +88,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
     async def resume(self, generation: int) -> None:
         await self.pause("resumed")
         # As the consumer does: a rebalance that began meanwhile has closed it.
-        if (
-            self.source._is_open
-            and self.source._assignment
-            and (self.source._assignment.generation == generation)
-        ):
+        if self.source._is_open and self.source._assignment and (self.source._assignment.generation == generation):
             self.generation = generation
 
     async def follow(self, topic: str) -> None:
@@ -195,8 +191,7 @@ class Simulation:
         self.make = make
         self.sent: set[tuple[TopicPartition, int]] = set()
         self.slow = {
-            step: self.rng.choice(DELAYS)
-            for step in ("fetched", "answered", "FetchRequest answered", "resumed")
+            step: self.rng.choice(DELAYS) for step in ("fetched", "answered", "FetchRequest answered", "resumed")
         }
 
     async def pause(self, step: str) -> None:

@@ -102,9 +102,7 @@ class HttpSite:
 
     async def infer(self, request: Any = None, **changes: Any) -> httpx.Response:
         """Post a request: `SHOUT` with `changes`, or another one."""
-        return await self.client.post(
-            "/inference/infer", json={**SHOUT, **changes} if request is None else request
-        )
+        return await self.client.post("/inference/infer", json={**SHOUT, **changes} if request is None else request)
 
 
 def settings_with(**http: Any) -> Settings:

@@ -65,9 +65,7 @@ async def test_a_compressed_body_counts_with_what_it_becomes(tmp_path: Path) -> 
     bomb = gzip.compress(b" " * 10_000_000)
     async with http_site(tmp_path, settings_with(max_body_bytes=100_000)) as site:
         assert len(bomb) < 100_000
-        response = await site.client.post(
-            "/inference/infer", content=bomb, headers={"Content-Encoding": "gzip"}
-        )
+        response = await site.client.post("/inference/infer", content=bomb, headers={"Content-Encoding": "gzip"})
         assert response.status_code == 413
 
 

@@ -62,9 +62,7 @@ async def test_statistics_and_the_cache_are_those_of_the_manager(tmp_path: Path)
 
 async def test_many_callers_at_once_are_all_answered(tmp_path: Path) -> None:
     async with http_site(tmp_path) as site:
-        responses = await asyncio.gather(
-            *(site.infer(id=f"x-{n}", data={"text": f"t{n}"}) for n in range(100))
-        )
+        responses = await asyncio.gather(*(site.infer(id=f"x-{n}", data={"text": f"t{n}"}) for n in range(100)))
     assert [response.json()["result"]["text"] for response in responses] == [f"T{n}" for n in range(100)]
     assert [response.json()["id"] for response in responses] == [f"x-{n}" for n in range(100)]
 

@@ -89,9 +89,7 @@ async def test_what_can_be_retried_says_when(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["/etc/hostname", "file:///etc/hostname"])
-async def test_no_path_is_read_for_an_http_caller_even_under_an_allowed_root(
-    tmp_path: Path, address: str
-) -> None:
+async def test_no_path_is_read_for_an_http_caller_even_under_an_allowed_root(tmp_path: Path, address: str) -> None:
     settings = settings_with()
     media = settings.media.model_copy(update={"allowed_roots": (Path("/etc"),)})
     async with http_site(tmp_path, settings.model_copy(update={"media": media})) as site:
@@ -181,9 +179,7 @@ async def test_work_that_takes_too_long_ends_with_504_and_says_how_far_it_came(
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("text", [object(), "\ud800", 10**5000], ids=["object", "surrogate", "integer"])
 @pytest.mark.logs_errors("result_not_encodable")
-async def test_a_result_without_a_json_form_is_an_internal_error(
-    tmp_path: Path, text: Any, accept: str
-) -> None:
+async def test_a_result_without_a_json_form_is_an_internal_error(tmp_path: Path, text: Any, accept: str) -> None:
     pipeline = ScriptedPipeline()
     pipeline.gate.set()
     pipeline.reply = lambda request: {"text": text}

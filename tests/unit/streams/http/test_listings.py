@@ -38,9 +38,7 @@ async def test_tasks_are_listed_with_engines_fields_and_options(
     assert "sing" in listing["unavailable"]["sing"]
 
 
-async def test_models_are_listed_with_those_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_models_are_listed_with_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_site(tmp_path) as site:
         monkeypatch.setattr(site.bench.models, "list_models", lambda: list(site.bench.models.models.values()))
         assert (await site.infer()).status_code == 200

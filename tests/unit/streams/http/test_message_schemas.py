@@ -60,9 +60,7 @@ def test_the_example_of_a_task_is_a_request_that_is_let_in(task: str) -> None:
     request, handler = EXAMPLES[task], model_registry.get(task)
     assert is_valid(request, SCHEMA)
     decoded = decode_request(json.dumps(request).encode())
-    assert validate_options(decoded.options, task_options=handler.options, engine=decoded.engine) == (
-        decoded.options
-    )
+    assert validate_options(decoded.options, task_options=handler.options, engine=decoded.engine) == (decoded.options)
     assert not handler.media_fields or handler.media_fields[0] in decoded.data
 
 

@@ -50,9 +50,7 @@ async def test_callers_who_ask_for_health_together_share_one_check(
         assert len(checks) == 2, "an answer is never kept for those who come later"
 
 
-async def test_liveness_answers_while_everything_else_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_liveness_answers_while_everything_else_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hangs() -> dict[str, Any]:
@@ -156,9 +154,7 @@ sys.exit(run(settings, on_listening=lambda url: os.kill(os.getpid(), signal.SIGT
 
 @pytest.mark.processes
 def test_a_fault_of_the_process_while_it_drains_ends_it_at_once() -> None:
-    serving = subprocess.run(
-        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False
-    )
+    serving = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False)
     assert serving.returncode == 1, serving.stdout
     assert "nobody answers" in serving.stdout
     assert "timed_out" not in serving.stdout

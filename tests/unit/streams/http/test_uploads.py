@@ -58,9 +58,7 @@ async def test_an_upload_goes_through_the_real_pipeline(tmp_path: Path) -> None:
 async def test_a_part_may_hold_the_whole_request(tmp_path: Path, with_data: bool) -> None:
     async with http_site(tmp_path) as site:
         request = {**FIELDS, "id": "x-1", **({"data": {}} if with_data else {})}
-        response = await post_form(
-            site.client, {"request": json.dumps(request)}, {"media": ("a.txt", b"hello")}
-        )
+        response = await post_form(site.client, {"request": json.dumps(request)}, {"media": ("a.txt", b"hello")})
     assert response.json()["result"]["text"] == "HELLO"
     assert response.json()["id"] == "x-1"
 
@@ -122,9 +120,7 @@ async def test_a_wrong_form_says_what_is_wrong(
         ),
     ],
 )
-async def test_a_form_that_cannot_be_read_is_an_invalid_request(
-    tmp_path: Path, kind: str, body: bytes
-) -> None:
+async def test_a_form_that_cannot_be_read_is_an_invalid_request(tmp_path: Path, kind: str, body: bytes) -> None:
     async with http_site(tmp_path) as site:
         response = await site.client.post("/inference/infer", content=body, headers={"Content-Type": kind})
         assert_failure(response, 400, "INVALID_REQUEST")

@@ -22,9 +22,7 @@ HEADERS = [("name", b"content"), ("name", None)]
 
 def consumer(value_deserializer: Callable[[bytes | None], Any] | None = None) -> Any:
     """Stands for a started consumer."""
-    return SimpleNamespace(
-        _fetcher=fetcher.Fetcher.__new__(fetcher.Fetcher), _value_deserializer=value_deserializer
-    )
+    return SimpleNamespace(_fetcher=fetcher.Fetcher.__new__(fetcher.Fetcher), _value_deserializer=value_deserializer)
 
 
 def batch() -> bytes:
@@ -46,9 +44,7 @@ def fetched_by(whose: Any, *, position: int = 0) -> list[Any]:
     """Return what the fetcher of a consumer makes of an answer to a fetch at `position`."""
     known = whose._fetcher._proc_fetch_request.__globals__
     records = known["MemoryRecords"](batch())
-    return list(
-        known["PartitionRecords"](PLACE, records, None, position, None, whose._value_deserializer, True, 0)
-    )
+    return list(known["PartitionRecords"](PLACE, records, None, position, None, whose._value_deserializer, True, 0))
 
 
 def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:

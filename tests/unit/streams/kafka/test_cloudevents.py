@@ -41,9 +41,7 @@ def test_a_header_without_a_value_is_an_empty_one() -> None:
 def test_structured_mode_is_opened(content_type: bytes, payload: str) -> None:
     data: object = json.loads(BODY) if payload == "data" else base64.b64encode(BODY).decode()
     envelope = {"specversion": "1.0", "id": "e2", "source": "etl", "type": "t", payload: data}
-    received = receive(
-        json.dumps(envelope).encode(), [("content-type", content_type), ("traceparent", b"00-1-2-01")]
-    )
+    received = receive(json.dumps(envelope).encode(), [("content-type", content_type), ("traceparent", b"00-1-2-01")])
     assert json.loads(received.value) == json.loads(BODY)
     assert (received.event_id, received.traceparent) == ("e2", "00-1-2-01")
 
@@ -61,9 +59,7 @@ def test_an_empty_value_is_undecodable(value: bytes | None) -> None:
         (b"\xff", "not a CloudEvent"),
         (json.dumps({"specversion": "1.0", "id": "e", "source": "s", "type": "t"}).encode(), "no data"),
         (
-            json.dumps(
-                {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "data_base64": "*"}
-            ).encode(),
+            json.dumps({"specversion": "1.0", "id": "e", "source": "s", "type": "t", "data_base64": "*"}).encode(),
             "not a CloudEvent",
         ),
     ],

@@ -83,12 +83,7 @@ def test_each_record_of_the_batch_comes_once_and_in_order() -> None:
 
 
 def test_batches_around_it_are_read_too() -> None:
-    data = (
-        batch(0, [PLAIN, PLAIN])
-        + batch(2, [NAMED_BADLY])
-        + batch(3, [PLAIN, NAMED_BADLY])
-        + batch(5, [PLAIN])
-    )
+    data = batch(0, [PLAIN, PLAIN]) + batch(2, [NAMED_BADLY]) + batch(3, [PLAIN, NAMED_BADLY]) + batch(5, [PLAIN])
     assert offsets(data) == [0, 1, 2, 3, 4, 5]
 
 
@@ -146,9 +141,7 @@ def test_aiokafka_without_its_c_extensions_is_forgiven_too(monkeypatch: pytest.M
     assert offsets(batch(0, [PLAIN, NAMED_BADLY, PLAIN])) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "messages", [[PLAIN, PLAIN], [NAMED_BADLY, PLAIN]], ids=["well named", "badly named"]
-)
+@pytest.mark.parametrize("messages", [[PLAIN, PLAIN], [NAMED_BADLY, PLAIN]], ids=["well named", "badly named"])
 def test_a_record_whose_length_is_wrong_stays_corrupt(messages: list[Message]) -> None:
     made = bytearray(batch(0, messages))
     made[HEADER.size] += 2  # the first record's length, in zigzag

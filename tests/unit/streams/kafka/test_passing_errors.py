@@ -52,9 +52,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(producer(then=False), False, id="there is no such topic"),
     ],
 )
-async def test_an_unknown_topic_is_missing_only_if_brokers_go_on_saying_so(
-    brokers: Any, passes: bool
-) -> None:
+async def test_an_unknown_topic_is_missing_only_if_brokers_go_on_saying_so(brokers: Any, passes: bool) -> None:
     assert await is_passing_for(brokers, TOPIC, UnknownTopicOrPartitionError()) is passes
 
 
@@ -64,9 +62,7 @@ async def test_a_broker_that_is_asked_in_vain_may_answer_later() -> None:
     assert await is_passing_for(frozen, TOPIC, UnknownTopicOrPartitionError())
 
 
-@pytest.mark.parametrize(
-    ("error", "passes"), [(KafkaTimeoutError(), True), (MessageSizeTooLargeError(), False)]
-)
+@pytest.mark.parametrize(("error", "passes"), [(KafkaTimeoutError(), True), (MessageSizeTooLargeError(), False)])
 async def test_no_broker_is_asked_about_other_errors(error: Exception, passes: bool) -> None:
     nobody: Any = None
     assert await is_passing_for(nobody, TOPIC, error) is passes

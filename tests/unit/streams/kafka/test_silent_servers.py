@@ -81,9 +81,7 @@ async def test_what_topics_there_are_is_asked_of_a_broker_that_answers(servers: 
     assert "does not exist" in str(problems[0])
 
 
-async def test_rights_are_asked_of_a_broker_that_answers(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rights_are_asked_of_a_broker_that_answers(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     await servers.add(answers=True)
     rights = await check_rights(servers.settings, ["echo"])
     assert not rights.is_told  # it answers, and does not know the question
@@ -107,9 +105,7 @@ async def test_a_watch_that_begins_beside_silent_servers_takes_the_answer_of_any
     assert "broker_away" not in capsys.readouterr().out
 
 
-async def test_only_when_no_server_answers_the_start_fails(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_when_no_server_answers_the_start_fails(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(connection_problems, "_PATIENCE_S", 0.5)
     with pytest.raises(BrokerUnavailable, match="does not answer as a Kafka broker"):

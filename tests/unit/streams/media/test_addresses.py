@@ -28,15 +28,11 @@ def test_any_key_is_taken_as_it_is_stored(key: str) -> None:
 
 
 def test_a_last_version_id_pins_the_version() -> None:
-    assert parse_s3_address("s3://media/what?.wav?versionId=3L4k+/=") == S3Address(
-        "media", "what?.wav", "3L4k+/="
-    )
+    assert parse_s3_address("s3://media/what?.wav?versionId=3L4k+/=") == S3Address("media", "what?.wav", "3L4k+/=")
     # A key that ends in what reads as a version has an empty version behind it.
     assert parse_s3_address("s3://media/a?versionId=7?versionId=") == S3Address("media", "a?versionId=7")
     assert parse_s3_address("s3://media/a?versionId=?versionId=") == S3Address("media", "a?versionId=")
-    assert parse_s3_address("s3://media/a?versionId=7?versionId=8") == S3Address(
-        "media", "a?versionId=7", "8"
-    )
+    assert parse_s3_address("s3://media/a?versionId=7?versionId=8") == S3Address("media", "a?versionId=7", "8")
     assert parse_s3_address("S3://media/a?versionId=null") == S3Address("media", "a", "null")
 
 
@@ -77,13 +73,9 @@ def test_the_scheme_is_read_in_any_case(address: str, scheme: str) -> None:
     assert scheme_of(address) == scheme
 
 
-@pytest.mark.parametrize(
-    "address", ["", "hello", "a/b.wav", "~/a.wav", "../a.wav", "://x", "iVBORw0KGgo=", "1x:y"]
-)
+@pytest.mark.parametrize("address", ["", "hello", "a/b.wav", "~/a.wav", "../a.wav", "://x", "iVBORw0KGgo=", "1x:y"])
 def test_what_is_no_address_is_told_the_four_kinds(address: str) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"s3://bucket/key, https://host/path, data:.* or an absolute path"
-    ):
+    with pytest.raises(InvalidInput, match=r"s3://bucket/key, https://host/path, data:.* or an absolute path"):
         scheme_of(address)
 
 

@@ -15,9 +15,7 @@ SOUND = b"RIFF" + bytes(range(256)) * 40
 
 
 def fetch(max_bytes: int = 1_000_000, deadline_s: float = 60.0) -> Fetch:
-    return Fetch(
-        "s3://media/a.wav", allowance=Allowance(max_bytes), deadline_s=deadline_s, deadline_name="a test"
-    )
+    return Fetch("s3://media/a.wav", allowance=Allowance(max_bytes), deadline_s=deadline_s, deadline_name="a test")
 
 
 @pytest.mark.parametrize(
@@ -42,9 +40,7 @@ def test_what_is_stored_in_a_coding_arrives_without_it(coding: str, content: byt
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
 def test_a_coding_that_is_not_undone_is_refused_by_its_name(coding: str) -> None:
-    with pytest.raises(
-        MediaCorrupt, match=r"is stored with Content-Encoding (br|zstd); gzip and deflate are"
-    ):
+    with pytest.raises(MediaCorrupt, match=r"is stored with Content-Encoding (br|zstd); gzip and deflate are"):
         decoded(b"anything", coding, fetch())
 
 

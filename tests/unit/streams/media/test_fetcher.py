@@ -40,9 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetcher(root: Path) -> Iterator[MediaFetcher]:
-    with MediaFetcher(
-        MediaSettings(max_bytes=1000, threads=4, allowed_roots=(root,)), S3Settings()
-    ) as fetcher:
+    with MediaFetcher(MediaSettings(max_bytes=1000, threads=4, allowed_roots=(root,)), S3Settings()) as fetcher:
         yield fetcher
 
 
@@ -121,9 +119,7 @@ async def _check_resolved(resolved: dict[str, Any], data: dict[str, Any], ready:
     assert data["images"] == [str(root / "a.wav"), ready, str(root / "b.wav")]
 
 
-async def test_resolve_replaces_addresses_in_a_copy_and_nothing_else(
-    fetcher: MediaFetcher, root: Path
-) -> None:
+async def test_resolve_replaces_addresses_in_a_copy_and_nothing_else(fetcher: MediaFetcher, root: Path) -> None:
     ready = Media(b"ready", "here")
     data = DATA | {"audio": SOUND, "images": [str(root / "a.wav"), ready, str(root / "b.wav")]}
     await _check_resolved(fetcher.resolve(data, FIELDS), data, ready, root)
@@ -164,9 +160,7 @@ async def test_a_silent_server_ends_at_the_smaller_deadline(silent: str) -> None
     with web_fetcher(silent, deadline_s=0.3) as fetcher:
         with pytest.raises(MediaUnavailable, match=r"within 0\.3 s \(media\.deadline_s\): 0 bytes in 1 try"):
             fetched(fetcher, f"http://{silent}/a")
-        with pytest.raises(
-            MediaUnavailable, match=r"within 0\.1 s \(what the request's own deadline leaves\)"
-        ):
+        with pytest.raises(MediaUnavailable, match=r"within 0\.1 s \(what the request's own deadline leaves\)"):
             await afetch(fetcher, f"http://{silent}/a", deadline_s=0.1)
         with pytest.raises(MediaUnavailable, match=r"data\.audio: .*within 0 s"):
             fetcher.resolve({"audio": f"http://{silent}/a"}, ["audio"], deadline_s=-5)

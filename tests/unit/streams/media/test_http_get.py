@@ -26,9 +26,7 @@ def test_a_success_is_heard_and_its_connection_serves_the_next(client: HttpClien
         connections.append(requests)
         while request := request_of(connection):
             requests.append(request)
-            connection.sendall(
-                b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "1"\r\nX-Odd:  \xe9 \r\n\r\nsound'
-            )
+            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "1"\r\nX-Odd:  \xe9 \r\n\r\nsound')
 
     with serving(serve) as host:
         for _ in range(3):
@@ -61,9 +59,7 @@ def test_early_answers_and_trailers_are_no_part_of_the_answer(client: HttpClient
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"301 Moved", b"404 Not Found", b"503 Busy"])
-def test_what_is_no_success_is_returned_and_the_receiver_hears_nothing(
-    client: HttpClient, status: bytes
-) -> None:
+def test_what_is_no_success_is_returned_and_the_receiver_hears_nothing(client: HttpClient, status: bytes) -> None:
     length = 0 if status.startswith(b"204") else 100_000
     answer = b"HTTP/1.1 %s\r\nLocation: /\r\nContent-Length: %d\r\n\r\n%s" % (status, length, b"x" * length)
     with serving(saying(answer)) as host:
@@ -150,9 +146,7 @@ def test_a_server_that_falls_silent_is_left_after_the_read_timeout(said: bytes) 
         (b"SSH-2.0-OpenSSH_9.6\r\n", "HTTP/0.9"),
     ],
 )
-def test_an_answer_that_is_none_or_not_all_of_it_tells_why(
-    client: HttpClient, answer: bytes, why: str
-) -> None:
+def test_an_answer_that_is_none_or_not_all_of_it_tells_why(client: HttpClient, answer: bytes, why: str) -> None:
     with serving(saying(answer)) as host, pytest.raises(TransferFailed, match=f"(?i){why}"):
         client.get(f"http://{host}/", {}, Heard())
 
@@ -172,9 +166,7 @@ def test_what_the_receiver_raises_ends_the_transfer_and_harms_no_other(
         raise KeyError(f"said in {when}")
 
     endless = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nsound"
-    with serving(
-        lambda connection: connection.sendall(endless if b"no" in request_of(connection) else OK)
-    ) as host:
+    with serving(lambda connection: connection.sendall(endless if b"no" in request_of(connection) else OK)) as host:
         for _ in range(3):
             unwilling = Heard()
             setattr(unwilling, when, refuse)

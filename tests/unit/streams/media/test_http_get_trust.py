@@ -86,9 +86,7 @@ def test_a_proxy_passes_the_request_on_and_what_it_says_itself_is_not_heard(
         asked.append(request_of(connection).split(b"\r\n")[0])
         host, _, port = asked[-1].split()[1].partition(b":")
         with create_connection((host.decode(), int(port))) as far:
-            connection.sendall(
-                b"HTTP/1.1 200 Connection established\r\nContent-Length: 7\r\nVia: a test\r\n\r\n"
-            )
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\nContent-Length: 7\r\nVia: a test\r\n\r\n")
             back = threading.Thread(target=passing, args=(far, connection))
             back.start()
             passing(connection, far)

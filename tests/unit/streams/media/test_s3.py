@@ -80,9 +80,7 @@ def test_a_final_refusal_names_the_address_and_the_cure(
     ("code", "name"),
     [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), (400, "RequestTimeout"), (502, "")],
 )
-def test_a_busy_or_failing_store_is_asked_again(
-    fetcher: MediaFetcher, server: WebServer, code: int, name: str
-) -> None:
+def test_a_busy_or_failing_store_is_asked_again(fetcher: MediaFetcher, server: WebServer, code: int, name: str) -> None:
     server.answers[PATH] = in_turn(server, refusal(code, name), body(b"sound"))
     assert fetched(fetcher, ADDRESS).content == b"sound"
     assert len(server.requests) == 2

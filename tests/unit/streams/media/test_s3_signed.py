@@ -68,9 +68,7 @@ def refusal(code: str, region: str = "") -> bytes:
         ("nowhere", "a//b/~c%20#.wav", "/media/a//b/~c%2520%23.wav"),
     ],
 )
-def test_the_url_and_the_signature_are_those_of_the_client(
-    server: WebServer, region: str, key: str, path: str
-) -> None:
+def test_the_url_and_the_signature_are_those_of_the_client(server: WebServer, region: str, key: str, path: str) -> None:
     server.answers[path] = body(b"sound")
     settings = settings_of(server, session_token=SecretStr("TOKEN"), region=region)
     with contextlib.closing(S3Store(settings, connections=1)) as store:
@@ -92,9 +90,7 @@ def test_a_version_is_asked_for_by_its_id(server: WebServer) -> None:
     assert server.requests[0][0] == f"{PATH}?versionId=a%20b%26c"
 
 
-def test_credentials_are_taken_anew_for_each_request(
-    server: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credentials_are_taken_anew_for_each_request(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     class Role(Credentials):
         """Credentials that somebody renews between two requests."""
 
@@ -181,9 +177,7 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client(
     assert client.signatures == 1
 
 
-def test_any_number_of_buckets_takes_bounded_memory(
-    server: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_number_of_buckets_takes_bounded_memory(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.media.s3._MOST_BUCKETS", 3)
     with contextlib.closing(S3Store(settings_of(server), connections=1)) as store:
         for number in range(10):
@@ -201,9 +195,7 @@ def test_a_store_is_trusted_by_the_certificates_that_the_environment_names(
         monkeypatch.delenv(one, raising=False)
     certificate = make_certificate(tmp_path)
     with serving(saying(OK), certificate) as host:
-        settings = S3Settings(
-            endpoint_url=f"https://{host}", access_key="key", secret_key=SecretStr("SECRET")
-        )
+        settings = S3Settings(endpoint_url=f"https://{host}", access_key="key", secret_key=SecretStr("SECRET"))
         with pytest.raises(Interrupted, match="certificate"):
             ask_once(settings)
         monkeypatch.setenv(name, str(certificate))

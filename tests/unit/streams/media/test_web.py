@@ -68,9 +68,7 @@ def test_a_host_is_matched_in_any_case_with_its_own_port(address: str) -> None:
     store.close()
 
 
-@pytest.mark.parametrize(
-    "address", ["https://user:pw@media.example/a", "https:///a", "https://host:port/a", "https:a"]
-)
+@pytest.mark.parametrize("address", ["https://user:pw@media.example/a", "https:///a", "https://host:port/a", "https:a"])
 def test_an_address_without_a_host_or_with_a_user_is_invalid(address: str) -> None:
     store = WebStore(["media.example"], schemes={"https"})
     with pytest.raises(InvalidInput, match="https://host/path") as refused:

@@ -36,9 +36,7 @@ async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
         return [{"value": value_of(one)} for one in batch]
 
     with Turns(1) as thread:
-        batcher = Batcher(
-            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0
-        )
+        batcher = Batcher(all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0)
         await batcher.submit(job(99))
         outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(12)))
         await batcher.close()

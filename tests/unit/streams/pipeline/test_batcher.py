@@ -188,9 +188,7 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
         return engine(batch)
 
     with Turns(1) as thread:
-        batcher = Batcher(
-            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
-        )
+        batcher = Batcher(all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
         await batcher.submit(job(0))  # nobody knows yet how long it takes
         outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(1, 21)))
         await batcher.close()
@@ -210,9 +208,7 @@ async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> 
         return [{"value": value_of(one)} for one in batch]
 
     with Turns(1) as thread:
-        batcher = Batcher(
-            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
-        )
+        batcher = Batcher(all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
         await batcher.submit(job(0))
         await batcher.submit(job(-1))
         await asyncio.gather(*(batcher.submit(job(n)) for n in range(12)))

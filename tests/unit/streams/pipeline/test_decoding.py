@@ -75,9 +75,7 @@ def test_a_field_of_the_wrong_shape_is_named(changes: dict[str, object], named: 
         decode_request(message(**changes))
 
 
-@pytest.mark.parametrize(
-    "value", [b"\xff\xfe\x00", b"not json", b'{"task": ', b"[1, 2]", b'"text"', b"17", b"null"]
-)
+@pytest.mark.parametrize("value", [b"\xff\xfe\x00", b"not json", b'{"task": ', b"[1, 2]", b'"text"', b"17", b"null"])
 def test_bytes_that_hold_no_json_object_are_undecodable(value: bytes) -> None:
     with pytest.raises(Undecodable, match="JSON"):
         decode_request(value)
@@ -187,9 +185,7 @@ def test_a_name_is_no_longer_than_every_failure_can_repeat(field: str) -> None:
         decode_request(message(**{field: "x" * 513}))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"data": {"text": "a \ud83d"}}, {"options": {"\ud83d": 1}}, {"\ud83d": 1}]
-)
+@pytest.mark.parametrize("changes", [{"data": {"text": "a \ud83d"}}, {"options": {"\ud83d": 1}}, {"\ud83d": 1}])
 def test_half_a_character_is_named_and_does_not_take_the_id_along(changes: dict[str, object]) -> None:
     value = message(id="r1", **changes)
     with pytest.raises(InvalidRequest, match="half of a character"):

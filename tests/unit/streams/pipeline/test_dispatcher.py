@@ -88,9 +88,7 @@ async def test_requests_of_continuous_tasks_run_beside_each_other_and_end_in_any
     assert await first == {"value": 1}
 
 
-async def test_a_caller_that_goes_away_cancels_its_own_request_alone(
-    dispatcher: Dispatcher, manager: Manager
-) -> None:
+async def test_a_caller_that_goes_away_cancels_its_own_request_alone(dispatcher: Dispatcher, manager: Manager) -> None:
     first = asyncio.create_task(dispatcher.run(job(1, is_continuous=True)))
     second = asyncio.create_task(dispatcher.run(job(2, is_continuous=True)))
     await until_started(manager, 2)
@@ -101,9 +99,7 @@ async def test_a_caller_that_goes_away_cancels_its_own_request_alone(
     assert await second == {"value": 2}
 
 
-async def test_those_who_wait_for_one_model_hold_one_thread_only(
-    dispatcher: Dispatcher, manager: Manager
-) -> None:
+async def test_those_who_wait_for_one_model_hold_one_thread_only(dispatcher: Dispatcher, manager: Manager) -> None:
     manager.gate = threading.Event()
     waiting = [asyncio.create_task(dispatcher.run(job(n, is_continuous=True))) for n in range(6)]
     batch = await asyncio.gather(*(dispatcher.run(job(n, is_continuous=False)) for n in (7, 8)))

@@ -57,9 +57,7 @@ class Rig:
         async with asyncio.timeout(20):
             return await self.dispatcher.run(job(0, engine=engine, model=model, is_continuous=is_continuous))
 
-    async def loads_hang(
-        self, engine: str, *, is_continuous: bool, count: int = 12
-    ) -> list[asyncio.Task[Any]]:
+    async def loads_hang(self, engine: str, *, is_continuous: bool, count: int = 12) -> list[asyncio.Task[Any]]:
         """Ask for as many models of `engine` that are not there; return when as many load as may."""
         asked = [asyncio.create_task(self.run(engine, f"cold{n}", is_continuous)) for n in range(count)]
         while len(self.manager.loading) < MAX_MODELS + 2:

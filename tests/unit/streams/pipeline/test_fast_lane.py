@@ -309,9 +309,7 @@ async def test_what_waits_for_its_model_can_be_given_up_and_never_runs(
     assert (ran, results) == (["next"], [])
 
 
-async def test_what_an_engine_has_begun_with_is_not_given_up(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_an_engine_has_begun_with_is_not_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, may_end = threading.Event(), threading.Event()
 
     def infer(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,7 @@ FAULT = "asyncio.get_running_loop().call_soon(stopping.fail, OSError('no broker 
     [
         pytest.param(REFUSED, "pass", "refused", True, id="a commit is refused while requests are answered"),
         pytest.param("pass", REFUSED, "refused", True, id="the last commit is refused"),
-        pytest.param(
-            "raise asyncio.CancelledError", "pass", "CancelledError", True, id="a stray cancellation"
-        ),
+        pytest.param("raise asyncio.CancelledError", "pass", "CancelledError", True, id="a stray cancellation"),
         pytest.param(
             f"{FAULT}; await asyncio.sleep(3600)",
             "pass",
@@ -83,9 +81,7 @@ FAULT = "asyncio.get_running_loop().call_soon(stopping.fail, OSError('no broker 
             False,
             id="an outcome cannot be published, so its request stays in flight",
         ),
-        pytest.param(
-            FAULT, "pass", "no broker takes it", False, id="Faust crashes, and waits for nothing then"
-        ),
+        pytest.param(FAULT, "pass", "no broker takes it", False, id="Faust crashes, and waits for nothing then"),
     ],
 )
 def test_a_stop_of_which_a_step_fails_goes_on_at_once(

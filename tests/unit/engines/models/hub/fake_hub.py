@@ -81,9 +81,7 @@ def keep(cache: Path, files: dict[str, bytes], *, commit: str = COMMIT, ref: str
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def fetch(model: ResolvedModel, folder: Path, wanted: WantedFiles = SAFE, max_bytes: int = 10_000) -> Path:

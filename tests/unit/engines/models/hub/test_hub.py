@@ -27,9 +27,7 @@ def test_a_reference_that_is_no_hub_name_is_a_model_that_cannot_be_loaded(tmp_pa
         fetch(ResolvedModel("m", "1", "hf://org/tiny/too/long"), tmp_path / "files")
 
 
-def test_a_hub_that_answers_is_asked_for_the_revision_and_its_notes_are_left_out(
-    hub: FakeHub, tmp_path: Path
-) -> None:
+def test_a_hub_that_answers_is_asked_for_the_revision_and_its_notes_are_left_out(hub: FakeHub, tmp_path: Path) -> None:
     hub.files = {**FILES, "odd[1].json": b"[]"}
     pinned = ResolvedModel("m", "1", "hf://org/tiny", {"revision": "v1"})
     assert content(fetch(pinned, tmp_path / "files")) == hub.files
@@ -55,9 +53,7 @@ def test_a_model_behind_a_gate_says_at_its_load_what_to_set(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     hub.files, hub.about, hub.token = FILES, {"gated": "manual"}, "hf_good"
-    with pytest.raises(
-        ModelLoadFailed, match=r"m/1, hf://org/tiny: .* behind a gate.* not let in; .* set HF_TOKEN"
-    ):
+    with pytest.raises(ModelLoadFailed, match=r"m/1, hf://org/tiny: .* behind a gate.* not let in; .* set HF_TOKEN"):
         fetch(MODEL, tmp_path / "files")
     assert not (tmp_path / "files").exists()
 

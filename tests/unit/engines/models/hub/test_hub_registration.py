@@ -61,9 +61,7 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(hub: FakeHub) -> None:
         ({}, "hf://org/tiny holds no model, only nothing"),
     ],
 )
-def test_a_model_of_the_hub_that_cannot_be_loaded_is_refused(
-    hub: FakeHub, files: dict[str, bytes], said: str
-) -> None:
+def test_a_model_of_the_hub_that_cannot_be_loaded_is_refused(hub: FakeHub, files: dict[str, bytes], said: str) -> None:
     hub.files = files
     with pytest.raises(InvalidRequest, match=said):
         registered()

@@ -127,9 +127,7 @@ def test_a_model_that_sees_the_page_gives_the_answer_of_its_own_scores(tmp_path:
     sides, owners = encoded.sequence_ids(0), encoded.word_ids(0)
     allowed = torch.tensor([side == 1 for side in sides])
     count = len(owners)
-    first, last, score = best_span(
-        found.start_logits[0, :count].cpu(), found.end_logits[0, :count].cpu(), allowed
-    )
+    first, last, score = best_span(found.start_logits[0, :count].cpu(), found.end_logits[0, :count].cpu(), allowed)
     assert result["answer"] == " ".join(texts[owners[first] : owners[last] + 1])
     assert result["answer"]
     assert result["answer_score"] == pytest.approx(score, abs=1e-5)
@@ -167,9 +165,7 @@ def test_a_vlm_transcribes_a_scanned_page_where_nothing_is_asked(llava: Any) -> 
 
 def test_a_vlm_runs_by_the_settings_and_leaves_the_memory_with_its_task(tmp_path: Path) -> None:
     settings = on_this_machine(kv_cache_bytes=123_456_789)
-    runner: Any = TransformersEngine(settings).load_model(
-        "llava", task="document-analysis", path=save_llava(tmp_path)
-    )
+    runner: Any = TransformersEngine(settings).load_model("llava", task="document-analysis", path=save_llava(tmp_path))
     ENGINE.infer(runner, {"pages": [scanned_page()]}, {"max_new_tokens": 2})
     assert runner.asked.limits.max_bytes == 123_456_789
     model = weakref.ref(runner.asked.model)
@@ -242,8 +238,7 @@ def test_a_scanned_page_is_read_first_where_the_folder_has_a_page_reader_too(
     same = {
         **scanned_page(),
         "words": [
-            {"text": text, "box": [left, 50, left + 20, 70]}
-            for text, left in (("a", 100), ("b", 140), ("c", 180))
+            {"text": text, "box": [left, 50, left + 20, 70]} for text, left in (("a", 100), ("b", 140), ("c", 180))
         ],
     }
     assert result["answer"] == ENGINE.infer(runner, {"pages": [same], "question": QUESTION}, {})["answer"]

@@ -88,9 +88,7 @@ def test_beam_search_of_an_encoder_decoder_is_the_librarys(trocr: Any) -> None:
 
 def test_rows_of_an_encoder_decoder_keep_budgets_of_their_own(trocr: Any) -> None:
     budgets = (3, 9, 1)
-    outcomes = ENGINE.infer_batch(
-        trocr, [inputs(SIZES[1])] * 3, [{"max_new_tokens": budget} for budget in budgets]
-    )
+    outcomes = ENGINE.infer_batch(trocr, [inputs(SIZES[1])] * 3, [{"max_new_tokens": budget} for budget in budgets])
     for budget, outcome in zip(budgets, outcomes, strict=True):
         assert isinstance(outcome, dict)
         assert outcome["completion_tokens"] == budget
@@ -99,9 +97,7 @@ def test_rows_of_an_encoder_decoder_keep_budgets_of_their_own(trocr: Any) -> Non
 
 def test_a_recognizer_reads_what_its_model_says_step_by_step(recognizer: Any) -> None:
     result = ENGINE.infer(recognizer, inputs((320, 48)), {})
-    pixels = (
-        torch.from_numpy(np.asarray(inputs((320, 48))["image"], np.float32)[:, :, ::-1].copy()) / 127.5 - 1
-    )
+    pixels = torch.from_numpy(np.asarray(inputs((320, 48))["image"], np.float32)[:, :, ::-1].copy()) / 127.5 - 1
     pixels = pixels.permute(2, 0, 1)[None].to(recognizer.model.device)
     with torch.no_grad():
         steps = recognizer.model(pixel_values=pixels).last_hidden_state[0]
@@ -187,9 +183,7 @@ def test_an_empty_page_has_no_text(pages: Path) -> None:
         ([], "has no readable preprocessor_config.json: Expected `object`, got `array`"),
     ],
 )
-def test_a_recognizer_without_its_characters_is_refused(
-    tmp_path: Path, settings: Any, complaint: str
-) -> None:
+def test_a_recognizer_without_its_characters_is_refused(tmp_path: Path, settings: Any, complaint: str) -> None:
     path = save_recognizer(tmp_path) / "preprocessor_config.json"
     path.unlink()
     if settings is not None:
@@ -208,7 +202,5 @@ def test_a_part_of_the_wrong_kind_is_named(pages: Path, tmp_path_factory: pytest
 
 @pytest.mark.parametrize("save", [save_llama, save_layoutlm])
 def test_a_model_that_does_not_read_pictures_is_refused(tmp_path: Path, save: Any) -> None:
-    with pytest.raises(
-        ModelLoadFailed, match="needs folders detection/ and recognition/ or a text recognition model"
-    ):
+    with pytest.raises(ModelLoadFailed, match="needs folders detection/ and recognition/ or a text recognition model"):
         load("other", save(tmp_path))

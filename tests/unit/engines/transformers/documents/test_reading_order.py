@@ -64,9 +64,7 @@ def test_headings_across_the_columns_part_what_is_above_from_what_is_below() -> 
 
 def test_three_columns_are_read_from_left_to_right() -> None:
     columns = ((0, 200), (230, 430), (460, 660))
-    boxes = {
-        f"{number}{index}": row(column, index) for number, column in enumerate(columns) for index in range(3)
-    }
+    boxes = {f"{number}{index}": row(column, index) for number, column in enumerate(columns) for index in range(3)}
     assert order(boxes) == alone("00", "01", "02", "10", "11", "12", "20", "21", "22")
 
 
@@ -76,9 +74,7 @@ def test_columns_under_columns_of_other_widths() -> None:
     boxes["rule"] = [0, 220, 660, 240]
     boxes |= {f"c{index}": row((0, 200), index, top=300) for index in range(3)}
     boxes |= {f"d{index}": row((240, 660), index, top=300) for index in range(3)}
-    assert order(boxes) == alone(
-        *("a0", "a1", "a2", "b0", "b1", "b2"), "rule", *("c0", "c1", "c2", "d0", "d1", "d2")
-    )
+    assert order(boxes) == alone(*("a0", "a1", "a2", "b0", "b1", "b2"), "rule", *("c0", "c1", "c2", "d0", "d1", "d2"))
 
 
 def test_a_form_is_read_row_by_row() -> None:

@@ -108,9 +108,7 @@ def mask(*rows: str) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
 
 def pixels(drawing: tuple[str, ...]) -> list[set[tuple[int, int]]]:
     """Return first and last pixel (x, y) of each region's rows."""
-    return sorted(
-        ({(int(x), int(y)) for x, y in region} for region in connected_regions(mask(*drawing))), key=min
-    )
+    return sorted(({(int(x), int(y)) for x, y in region} for region in connected_regions(mask(*drawing))), key=min)
 
 
 def test_regions_that_touch_nowhere_are_apart() -> None:
@@ -217,9 +215,7 @@ def test_small_text_in_a_large_picture_is_found_once(
 ) -> None:
     found = TextDetector(DarkIsText(), {}).find(sheet(size, *bars))  # type: ignore[arg-type]
     assert len(found) == len(bars)
-    for box, bar in zip(
-        sorted((region.box for region in found), key=sum), sorted(bars, key=sum), strict=True
-    ):
+    for box, bar in zip(sorted((region.box for region in found), key=sum), sorted(bars, key=sum), strict=True):
         middles = [
             (box[0] + box[2]) / 2 - (bar[0] + bar[2]) / 2,
             (box[1] + box[3]) / 2 - (bar[1] + bar[3]) / 2,

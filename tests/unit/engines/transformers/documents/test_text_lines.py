@@ -136,11 +136,7 @@ def test_a_level_line_has_no_polygon() -> None:
 
 
 def rows(*texts: str, top: int = 0) -> list[list[Line]]:
-    return [
-        [line]
-        for index, text in enumerate(texts)
-        for line in lines_of(words(*text.split(), top=top + 30 * index))
-    ]
+    return [[line] for index, text in enumerate(texts) for line in lines_of(words(*text.split(), top=top + 30 * index))]
 
 
 @pytest.mark.parametrize(

@@ -40,18 +40,14 @@ def recognizer() -> TextRecognizer:
         ((0, 0, 0), ""),
     ],
 )
-def test_repeated_classes_are_one_letter_unless_a_blank_parts_them(
-    classes: tuple[int, ...], text: str
-) -> None:
+def test_repeated_classes_are_one_letter_unless_a_blank_parts_them(classes: tuple[int, ...], text: str) -> None:
     line = best_path(steps(*classes), CHARACTERS)
     assert line.text == text
     assert line.score == pytest.approx(0.7 if text else 0.0)
 
 
 def test_the_score_is_the_mean_over_the_letters_alone() -> None:
-    line = best_path(
-        torch.cat([steps(1, chance=0.9), steps(0, chance=0.3), steps(2, chance=0.5)]), CHARACTERS
-    )
+    line = best_path(torch.cat([steps(1, chance=0.9), steps(0, chance=0.3), steps(2, chance=0.5)]), CHARACTERS)
     assert line.text == "ab"
     assert line.score == pytest.approx(0.7)
 

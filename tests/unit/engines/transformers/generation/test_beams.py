@@ -11,9 +11,7 @@ from tests.unit.engines.transformers.generation.rolling.parts import PATIENCE_S,
 
 
 @pytest.mark.parametrize("batching", ["in-flight", "micro"])
-def test_a_search_that_nobody_waits_for_any_more_ends_with_its_next_step(
-    tmp_path: Path, batching: str
-) -> None:
+def test_a_search_that_nobody_waits_for_any_more_ends_with_its_next_step(tmp_path: Path, batching: str) -> None:
     runner, watched = load(save_llama(tmp_path / "llama", chat=False), batching=batching)
     watched.hold()
     searching = runner.submit({"inputs": "a b c"}, {"max_new_tokens": 40, "num_beams": 3})

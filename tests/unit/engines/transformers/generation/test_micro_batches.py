@@ -101,9 +101,7 @@ def sizes() -> CacheSizes:
 
 
 @pytest.fixture
-def loop(
-    model: Model, clock: Clock, max_rows: int, max_bytes: int, sizes: CacheSizes
-) -> Iterator[MicroBatchLoop]:
+def loop(model: Model, clock: Clock, max_rows: int, max_bytes: int, sizes: CacheSizes) -> Iterator[MicroBatchLoop]:
     loop = MicroBatchLoop(
         "tiny",
         model.generate,
@@ -166,9 +164,7 @@ def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Mod
     assert model.batches == [[1], [50, 60], [2, 3]]
 
 
-def test_one_that_has_waited_long_goes_before_shorter_ones(
-    loop: MicroBatchLoop, model: Model, clock: Clock
-) -> None:
+def test_one_that_has_waited_long_goes_before_shorter_ones(loop: MicroBatchLoop, model: Model, clock: Clock) -> None:
     held(loop, model)
     answers = [loop.submit(row(100))]
     clock.now = 60.0

@@ -125,15 +125,11 @@ def test_what_a_models_configuration_forbids_is_left_out_as_generate_leaves_it_o
     folder = save_llama(tmp_path, chat=False)
     GenerationConfig.from_pretrained(folder, **configured).save_pretrained(folder)
     runner: Any = ENGINE.load_model("choosy", task="text-generation", path=folder)
-    plain: Any = ENGINE.load_model(
-        "plain", task="text-generation", path=save_llama(tmp_path / "plain", chat=False)
-    )
+    plain: Any = ENGINE.load_model("plain", task="text-generation", path=save_llama(tmp_path / "plain", chat=False))
     told_apart = 0
     for prompt in PROMPTS:
         tokens = runner.tokenizer(prompt)["input_ids"]
-        own = runner.tokenizer.decode(
-            own_generate(runner, tokens, max_new_tokens=12), skip_special_tokens=True
-        )
+        own = runner.tokenizer.decode(own_generate(runner, tokens, max_new_tokens=12), skip_special_tokens=True)
         assert answer(runner, {"inputs": prompt}, max_new_tokens=12)["generated_text"].strip() == own
         told_apart += own != answer(plain, {"inputs": prompt}, max_new_tokens=12)["generated_text"].strip()
     assert told_apart, "the configuration made no difference, so this test shows nothing"
@@ -173,9 +169,7 @@ def test_beams_whose_caches_would_not_fit_are_refused_with_the_setting(tmp_path:
     runner = engine.load_model("small", task="text-generation", path=save_llama(tmp_path, chat=False))
     one = engine.infer(runner, {"inputs": "a"}, {"max_new_tokens": 2, "num_beams": 2})
     assert one["completion_tokens"]
-    [outcome] = engine.infer_batch(
-        runner, [{"inputs": "a b c"}], [{"max_new_tokens": CONTEXT // 2, "num_beams": 1024}]
-    )
+    [outcome] = engine.infer_batch(runner, [{"inputs": "a b c"}], [{"max_new_tokens": CONTEXT // 2, "num_beams": 1024}])
     assert isinstance(outcome, InvalidOption)
     assert "options.num_beams is 1024" in outcome.message
     assert "transformers.kv_cache_bytes" in outcome.message
@@ -213,9 +207,7 @@ def test_an_end_token_says_stop_and_is_no_part_of_the_answer(raw: Any) -> None:
 
 
 @pytest.mark.parametrize("ends", [[2, 7, 9], 11, None], ids=["several", "one", "none"])
-def test_whatever_ends_an_answer_it_is_where_generate_ends_it(
-    ends: list[int] | int | None, tmp_path: Path
-) -> None:
+def test_whatever_ends_an_answer_it_is_where_generate_ends_it(ends: list[int] | int | None, tmp_path: Path) -> None:
     folder = save_llama(tmp_path, chat=False)
     for file, names in {
         "tokenizer_config.json": ("eos_token", "pad_token", "bos_token"),
@@ -287,13 +279,9 @@ def test_the_same_seed_gives_the_same_answer_alone_and_in_any_company(raw: Any) 
     assert outcomes[0] == answer(raw, company[0], max_new_tokens=5)
 
 
-@pytest.mark.parametrize(
-    "greedy", [{"do_sample": False, "temperature": 1.5}, {"temperature": 0.0}, {"top_k": 1}]
-)
+@pytest.mark.parametrize("greedy", [{"do_sample": False, "temperature": 1.5}, {"temperature": 0.0}, {"top_k": 1}])
 def test_ways_to_ask_for_the_likeliest_tokens(raw: Any, greedy: dict[str, Any]) -> None:
-    assert answer(raw, {"inputs": "a"}, max_new_tokens=8, **greedy) == answer(
-        raw, {"inputs": "a"}, max_new_tokens=8
-    )
+    assert answer(raw, {"inputs": "a"}, max_new_tokens=8, **greedy) == answer(raw, {"inputs": "a"}, max_new_tokens=8)
 
 
 @pytest.mark.parametrize(

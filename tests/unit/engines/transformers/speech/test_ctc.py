@@ -58,9 +58,7 @@ def test_a_ctc_model_is_run_by_the_ctc_runner(runner: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.21])
-def test_a_short_recording_is_spelled_as_by_the_librarys_pipeline(
-    runner: Any, theirs: Any, seconds: float
-) -> None:
+def test_a_short_recording_is_spelled_as_by_the_librarys_pipeline(runner: Any, theirs: Any, seconds: float) -> None:
     samples = noise(seconds)
     result = heard(runner, samples)
     assert result["text"] == theirs(samples)["text"]
@@ -87,9 +85,7 @@ def test_recordings_of_a_batch_are_spelled_as_each_of_them_alone(short_windows: 
     recordings = [noise(seconds, seed) for seed, seconds in enumerate((3.0, 0.7, 2.5, 3.0, 0.9))]
     options = [{"timestamps": kind} for kind in ("word", "segment", False, "word", "segment")]
     together = ENGINE.infer_batch(short_windows, [{"audio": one} for one in recordings], options)
-    assert together == [
-        heard(short_windows, one, **its) for one, its in zip(recordings, options, strict=True)
-    ]
+    assert together == [heard(short_windows, one, **its) for one, its in zip(recordings, options, strict=True)]
 
 
 def test_windows_that_do_not_fit_together_are_heard_in_halves_from_then_on(

@@ -77,9 +77,7 @@ def test_the_attempt_to_rely_on_is_the_surest_that_does_not_repeat_itself() -> N
         ({"temperature_increment_on_fallback": 0.5}, 0.0, (0.0, 0.5, 1.0)),
     ],
 )
-def test_the_temperature_grows_to_one(
-    options: dict[str, float], first: float, expected: tuple[float, ...]
-) -> None:
+def test_the_temperature_grows_to_one(options: dict[str, float], first: float, expected: tuple[float, ...]) -> None:
     assert Guards.of({**options, "temperature": first}).temperatures == pytest.approx(expected)
 
 
@@ -90,9 +88,7 @@ def test_however_small_the_increment_a_text_is_heard_again_ten_times_at_most(inc
 
 
 def test_guards_at_their_extremes_take_every_text() -> None:
-    off = Guards.of(
-        {"no_speech_threshold": 1, "logprob_threshold": -100, "compression_ratio_threshold": 1000}
-    )
+    off = Guards.of({"no_speech_threshold": 1, "logprob_threshold": -100, "compression_ratio_threshold": 1000})
     worst = evidence(-20.0, no_speech=1.0, ratio=80.0)
     assert not off.is_doubtful(worst)
     assert not off.is_silence(worst)
@@ -117,9 +113,7 @@ def listened(samplings: list[Sampling], steps: list[list[int]]) -> tuple[list[li
     listener = PassListener(samplings, end=END, device=torch.device("cpu"))
     ids = torch.full((len(samplings), 1), END + 1)
     for seeds in steps:
-        scores = torch.stack(
-            [torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )
+        scores = torch.stack([torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         ids = torch.cat([ids, listener(ids, scores).argmax(-1)[:, None]], dim=1)
     listener.take(ids[:, -1])
     return ids[:, 1:].tolist(), listener
@@ -136,9 +130,7 @@ def test_a_row_draws_the_same_whoever_is_beside_it_and_the_others_stay_the_likel
 
 
 def test_draws_are_as_likely_as_the_temperature_makes_them() -> None:
-    listener = PassListener(
-        [Sampling(do_sample=True, temperature=0.5, seed=1)], end=END, device=torch.device("cpu")
-    )
+    listener = PassListener([Sampling(do_sample=True, temperature=0.5, seed=1)], end=END, device=torch.device("cpu"))
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
     counts = torch.zeros(3)
     for _ in range(4000):

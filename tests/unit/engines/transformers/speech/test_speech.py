@@ -40,9 +40,7 @@ def test_of_two_pauses_the_last_one_is_taken() -> None:
 
 
 @given(st.integers(0, 200_000), st.sampled_from([1.0, 5.0, 30.0]), st.randoms(use_true_random=False))
-def test_windows_cover_everything_once_and_none_is_too_long(
-    length: int, window_s: float, random: Any
-) -> None:
+def test_windows_cover_everything_once_and_none_is_too_long(length: int, window_s: float, random: Any) -> None:
     samples = np.random.default_rng(random.randrange(1000)).uniform(-1, 1, length).astype(np.float32)
     windows = split_at_pauses(samples, rate=RATE, window_s=window_s)
     assert windows[0][0] == 0
@@ -78,9 +76,7 @@ def test_the_frames_that_count_are_those_of_the_samples_that_count() -> None:
 
 def test_words_are_parted_into_segments_where_there_is_a_pause() -> None:
     spoken = [("one", 0.0, 0.4), ("two", 0.6, 1.0), ("three", 1.5, 2.0)]
-    found = segments_at_pauses(
-        [{"word": word, "start": start, "end": end} for word, start, end in spoken], pause_s=0.5
-    )
+    found = segments_at_pauses([{"word": word, "start": start, "end": end} for word, start, end in spoken], pause_s=0.5)
     assert [one.as_dict() for one in found] == [
         {"start": 0.0, "end": 1.0, "text": "one two"},
         {"start": 1.5, "end": 2.0, "text": "three"},
@@ -90,9 +86,7 @@ def test_words_are_parted_into_segments_where_there_is_a_pause() -> None:
 
 def words(pieces: list[tuple[str, float]], *, language: str | None = "en", end: float = 9.0) -> Any:
     spoken = [(index, time) for index, (_, time) in enumerate(pieces)]
-    return words_of(
-        spoken, decode=lambda tokens: "".join(pieces[t][0] for t in tokens), language=language, end=end
-    )
+    return words_of(spoken, decode=lambda tokens: "".join(pieces[t][0] for t in tokens), language=language, end=end)
 
 
 def test_pieces_join_into_words_that_end_where_the_next_begins() -> None:
@@ -113,9 +107,7 @@ def test_languages_without_spaces_have_a_word_for_every_piece() -> None:
 
 def test_a_character_spread_over_several_tokens_is_waited_for() -> None:
     whole = {(0,): " caf\ufffd", (0, 1): " café", (2,): " x"}
-    found = words_of(
-        [(0, 0.0), (1, 0.4), (2, 1.0)], decode=lambda tokens: whole[tuple(tokens)], language="fr", end=2.0
-    )
+    found = words_of([(0, 0.0), (1, 0.4), (2, 1.0)], decode=lambda tokens: whole[tuple(tokens)], language="fr", end=2.0)
     assert [word["word"] for word in found] == ["café", "x"]
     assert found[0]["start"] == 0.0
 

@@ -67,9 +67,7 @@ def recordings(*lengths_s: int, language: str | None = "en", **settings: Any) ->
     ]
 
 
-def heard(
-    *lengths_s: int, language: str | None, runner: Listening | None = None
-) -> list[list[tuple[int, int]]]:
+def heard(*lengths_s: int, language: str | None, runner: Listening | None = None) -> list[list[tuple[int, int]]]:
     runner = runner or Listening()
     runner.passes = []
     assert len(list(runner.answer(recordings(*lengths_s, language=language)))) == len(lengths_s)
@@ -110,9 +108,7 @@ def test_a_recording_of_which_no_window_fits_is_worth_another_try() -> None:
 def test_a_clean_recording_is_answered_while_its_neighbours_are_heard_again() -> None:
     runner, asked = Listening(), recordings(9, 9, 9)
     runner.doubtful = {id(asked[0]): 3}
-    order = [
-        (place, outcome["passes"]) for place, outcome in runner.answer(asked) if isinstance(outcome, dict)
-    ]
+    order = [(place, outcome["passes"]) for place, outcome in runner.answer(asked) if isinstance(outcome, dict)]
     assert order == [(1, 1), (2, 1), (0, 4)]
 
 

@@ -131,9 +131,7 @@ def test_the_time_is_work_and_not_waiting(pool: ChildPool, monkeypatch: pytest.M
 def test_a_call_that_waits_for_a_child_gets_it_when_one_is_free(pool: ChildPool) -> None:
     one = Limits(processes=1, memory_bytes=512 << 20, timeout_s=60)
     with ThreadPoolExecutor(1) as threads:
-        with contextlib.closing(
-            pool.call("tests.unit.handlers.child_functions:hang", b"", {}, one)
-        ) as answers:
+        with contextlib.closing(pool.call("tests.unit.handlers.child_functions:hang", b"", {}, one)) as answers:
             next(answers)
             waiting = threads.submit(run, pool, "echo", b"next", one)
             assert not waiting.done()
@@ -212,9 +210,7 @@ def test_a_call_that_began_is_not_run_again_when_its_child_ends(pool: ChildPool,
     assert run(pool, "echo", b"next")[0][1] == b"next"
 
 
-def test_a_new_child_that_cannot_begin_fails_the_call(
-    pool: ChildPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_child_that_cannot_begin_fails_the_call(pool: ChildPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildEnded, match="crash: status 1"):
         run(pool, "echo")

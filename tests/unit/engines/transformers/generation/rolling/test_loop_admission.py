@@ -122,9 +122,7 @@ def watch_memory(runner: Any, watched: Watched) -> list[int]:
         assert isinstance(loop, RollingLoop)
         prefill = loop._prefill.cache.layers if loop._prefill else []
         layers: list[Any] = [*loop._batch.cache.blocks, *prefill]
-        held.append(
-            sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.keys is not None)
-        )
+        held.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.keys is not None))
 
     watched.fault = measure
     return held

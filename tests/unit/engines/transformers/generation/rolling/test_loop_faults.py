@@ -35,9 +35,7 @@ def fails_on_prompts_with(runner: TextGenerationRunner, word: str) -> Fault:
     return fault
 
 
-def test_only_the_row_that_the_model_fails_on_fails(
-    tiny: tuple[TextGenerationRunner, Watched], folder: Path
-) -> None:
+def test_only_the_row_that_the_model_fails_on_fails(tiny: tuple[TextGenerationRunner, Watched], folder: Path) -> None:
     runner, watched = tiny
     watched.fault = fails_on_prompts_with(runner, "z")
     watched.hold()
@@ -51,9 +49,7 @@ def test_only_the_row_that_the_model_fails_on_fails(
     assert text(start(runner, "g h", 4)) == alone(folder, "g h", 4)
 
 
-def test_rows_that_proved_innocent_go_on_together(
-    tiny: tuple[TextGenerationRunner, Watched], folder: Path
-) -> None:
+def test_rows_that_proved_innocent_go_on_together(tiny: tuple[TextGenerationRunner, Watched], folder: Path) -> None:
     runner, watched = tiny
     watched.fault = fails_on_prompts_with(runner, "z")
     watched.hold()
@@ -72,9 +68,7 @@ def test_rows_that_proved_innocent_go_on_together(
     assert steps.count(len(good)) >= 15
 
 
-def test_rows_that_only_fail_in_company_are_answered(
-    tiny: tuple[TextGenerationRunner, Watched], folder: Path
-) -> None:
+def test_rows_that_only_fail_in_company_are_answered(tiny: tuple[TextGenerationRunner, Watched], folder: Path) -> None:
     runner, watched = tiny
     watched.fault = lambda ids: ValueError("too many") if ids.shape[0] > 1 else None
     watched.hold()
@@ -128,9 +122,7 @@ def test_long_rows_that_ran_out_of_memory_together_do_so_once_and_short_ones_sti
 
 
 @pytest.mark.logs_errors("emit_failed")
-def test_a_listener_that_fails_costs_nobody_an_answer(
-    tiny: tuple[TextGenerationRunner, Watched], folder: Path
-) -> None:
+def test_a_listener_that_fails_costs_nobody_an_answer(tiny: tuple[TextGenerationRunner, Watched], folder: Path) -> None:
     def broken(piece: str) -> None:
         raise RuntimeError("nobody listens")
 
