@@ -17,9 +17,9 @@ from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
 from engines.run.health import HealthProbes
 from handlers import model_registry
-from streams.cli.checks import Finding, Status, check_broker, check_disk, check_s3
+from streams.cli import checks
+from streams.cli.checks import Finding, Status
 from streams.cli.command_line import AsJson, command, load_settings, print_json
-from streams.cli.model_checks import check_mlflow, check_models, check_ollama, check_transformers
 from streams.cli.tables import standard_output
 from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
@@ -73,22 +73,22 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     tasks = [task for task in settings.worker.tasks if task in known] or known
     manager = ModelManager(settings.mlflow, settings.cache)
     named: set[str] = set()
-    checks: dict[str, Callable[[], list[Finding]]] = {
-        "broker": partial(check_broker, settings, tasks),
-        "s3": partial(check_s3, settings, bucket),
-        "mlflow": partial(check_mlflow, settings),
-        "models": partial(check_models, settings, manager, named),
-        "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
-        "ollama": partial(check_ollama, settings),
-        "disk": partial(check_disk, settings.cache.directory, manager.files.health),
+    asked: dict[str, Callable[[], list[Finding]]] = {
+        "broker": partial(checks.check_broker, settings, tasks),
+        "s3": partial(checks.check_s3, settings, bucket),
+        "mlflow": partial(checks.check_mlflow, settings),
+        "models": partial(checks.check_models, settings, manager, named),
+        "transformers": partial(checks.check_transformers, settings, timeout_s=LONGEST_S - 0.5),
+        "ollama": partial(checks.check_ollama, settings),
+        "disk": partial(checks.check_disk, settings.cache.directory, manager.files.health),
     }
-    answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in checks.items()})
+    answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in asked.items()})
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
     if any(finding.status == "error" for finding in found["mlflow"]):
         found["models"] = []  # it would report the same again
     for engine in {"transformers", "ollama"} - named:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
-    return [*findings, *(finding for name in checks for finding in found[name])]
+    return [*findings, *(finding for name in asked for finding in found[name])]
 
 
 def _plugins(settings: Settings) -> list[Finding]:

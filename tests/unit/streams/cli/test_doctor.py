@@ -13,9 +13,16 @@ from typing import Any
 import pytest
 
 from streams.cli import doctor
-from streams.cli.checks import Finding, check_broker, check_disk, check_s3
+from streams.cli.checks import (
+    Finding,
+    check_broker,
+    check_disk,
+    check_mlflow,
+    check_ollama,
+    check_s3,
+    check_transformers,
+)
 from streams.cli.doctor import examine, only_warn
-from streams.cli.model_checks import check_mlflow, check_ollama, check_transformers
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine
 
@@ -222,7 +229,7 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
         return []
 
     monkeypatch.setattr(doctor, "LONGEST_S", 1.0)
-    monkeypatch.setattr(doctor, "check_s3", hanging)
+    monkeypatch.setattr("streams.cli.checks.check_s3", hanging)
     start = time.monotonic()
     found = {finding.name: finding for finding in examine(Settings.model_validate(AWAY))}
     released.set()
