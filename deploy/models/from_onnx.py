@@ -1,15 +1,20 @@
 """Converts PP-OCRv5 mobile, detection and recognition, from ONNX to a folder with one Hugging Face folder each.
 
-Source: https://github.com/PaddlePaddle/PaddleOCR (ppocr/modeling names the layers; ppocr/postprocess the settings)
+Source: https://github.com/PaddlePaddle/PaddleOCR (ppocr/modeling names the layers; ppocr/postprocess the settings);
+https://github.com/PaddlePaddle/Paddle2ONNX; https://arxiv.org/abs/2101.03697 (re-parameterised branches)
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from onnx import numpy_helper
 from transformers import (
     PPOCRV5MobileDetConfig,
     PPOCRV5MobileDetForObjectDetection,
@@ -17,8 +22,6 @@ from transformers import (
     PPOCRV5MobileRecForTextRecognition,
 )
 from transformers.utils import logging as transformers_logging
-
-from deploy.models.from_onnx_weights import GraphWeights
 
 _BACKBONE = {
     "model_type": "pp_lcnet_v3",
@@ -106,3 +109,125 @@ def _filled(model: Any, path: Path, *parts: Any) -> Any:
             weights.fill(part)
     weights.check_all_used()
     return model
+
+
+class GraphWeights:
+    """Fills modules with the weights of a Paddle2ONNX graph, from one queue per kind: within a kind, nodes are in the
+    modules' order."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._queues: dict[str, deque[list[torch.Tensor]]] = defaultdict(deque)
+        graph = onnx.load(path).graph
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        same: dict[str, str] = {}
+        for node in graph.node:
+            if node.op_type == "Identity":
+                same[node.output[0]] = same.get(node.input[0], node.input[0])
+                continue
+            names = [same.get(name, name) for name in node.input]
+            used = {name: constants[name] for name in names if name in constants}
+            kind = _kind(node.op_type, used)
+            if kind is not None:
+                self._queues[kind].append([_tensor(constant) for constant in used.values()])
+
+    def fill(self, module: Any) -> None:
+        """Fill a module of any kind.
+
+        Raises:
+            ValueError: permanent; the next weights of the graph do not fit.
+        """
+        match module:
+            case torch.nn.Conv2d() | torch.nn.ConvTranspose2d():
+                self._put(module.weight, *self._take("convolution"))
+                if module.bias is not None:  # a separate addition in the graph
+                    self._put(module.bias, self._take("bias")[0].flatten())
+            case torch.nn.BatchNorm2d():
+                into: Any = (module.weight, module.bias, module.running_mean, module.running_var)
+                for parameter, values in zip(into, self._take("batch normalization"), strict=True):
+                    self._put(parameter, values)
+            case torch.nn.LayerNorm():
+                self._put(module.weight, *self._take("layer normalization"))
+                self._put(module.bias, *self._take("layer normalization"))
+            case torch.nn.Linear():
+                self._put(module.weight, self._take("matrix")[0].T)
+                self._put(module.bias, *self._take("vector"))
+            case object(conv_symmetric=_):
+                self._fill_branches(module)
+            case _:
+                for part in module.children():
+                    self.fill(part)
+
+    def check_all_used(self) -> None:
+        """Raise ValueError where weights are left over: the graph is another model."""
+        left = {kind: len(queue) for kind, queue in self._queues.items() if queue}
+        if left:
+            raise ValueError(f"{self._name} has weights that no layer takes: {left}; it is another model")
+
+    def _fill_branches(self, layer: Any) -> None:
+        """Fill a layer of parallel branches so that the first does the whole work and the others add nothing.
+
+        The export added up the branches into one convolution with a bias.
+        """
+        [main] = layer.conv_symmetric
+        self._put(main.convolution.weight, *self._take("convolution"))
+        _pass_on(main.normalization, scale=1.0)
+        self._put(main.normalization.bias, self._take("bias")[0].flatten())
+        if layer.conv_small_symmetric is not None:
+            layer.conv_small_symmetric.convolution.weight.zero_()
+            _pass_on(layer.conv_small_symmetric.normalization, scale=0.0)
+        if layer.identity is not None:
+            _pass_on(layer.identity, scale=0.0)
+        self._fill_affine(layer.lab)
+        if layer.stride != 2:  # else transformers leaves the activation out, and Paddle does not export it
+            self._fill_affine(layer.act.lab)
+
+    def _fill_affine(self, module: Any) -> None:
+        self._put(module.scale, *self._take("affine"))
+        self._put(module.bias, *self._take("affine"))
+
+    def _take(self, kind: str) -> list[torch.Tensor]:
+        if not self._queues[kind]:
+            raise ValueError(f"{self._name} has too few weights of kind {kind}; it is another model")
+        return self._queues[kind].popleft()
+
+    def _put(self, parameter: torch.Tensor, values: torch.Tensor) -> None:
+        if parameter.shape != values.shape:
+            raise ValueError(
+                f"{self._name} has weights of shape {tuple(values.shape)} where {tuple(parameter.shape)} belong"
+            )
+        parameter.copy_(values)
+
+
+def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:
+    """Return the kind of weights a node uses, None where its constants are not weights (shapes, exponents)."""
+    if not used:
+        return None
+    if operator in ("Conv", "ConvTranspose"):
+        return "convolution"
+    if operator == "BatchNormalization":
+        return "batch normalization"
+    if operator == "MatMul":
+        return "matrix"
+    if operator not in ("Add", "Mul"):
+        return None
+    [name] = used
+    if name.startswith("learnable_affine"):
+        return "affine"
+    if name.startswith("linear_"):
+        return "vector"
+    if name.startswith("helper.reshape"):
+        return "layer normalization"
+    return "bias" if operator == "Add" and len(used[name].dims) == 4 else None
+
+
+def _tensor(constant: onnx.TensorProto) -> torch.Tensor:
+    return torch.from_numpy(numpy_helper.to_array(constant).copy()).float()
+
+
+def _pass_on(normalization: Any, *, scale: float) -> None:
+    """Make a batch normalization multiply by exactly `scale` and add nothing."""
+    normalization.weight.fill_(scale)
+    normalization.bias.zero_()
+    normalization.running_mean.zero_()
+    normalization.running_var.fill_(1.0 - normalization.eps)

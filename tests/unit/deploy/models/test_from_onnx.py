@@ -16,8 +16,7 @@ from transformers import AutoModelForObjectDetection, AutoModelForTextRecognitio
 
 from deploy.models import CATALOGUE, manifest
 from deploy.models.catalogue import SHA256
-from deploy.models.from_onnx import convert_pp_ocr
-from deploy.models.from_onnx_weights import GraphWeights
+from deploy.models.from_onnx import GraphWeights, convert_pp_ocr
 from deploy.models.wheels import fetch
 from tests.documents import Line, picture
 
