@@ -132,10 +132,7 @@ class HttpSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on; 0.0.0.0 opens it to the network, with no login."""
     port: int | None = Field(
-        default=None,
-        ge=0,
-        le=65_535,
-        description=f"Port to listen on; 0 takes a free one. Unset: {DEFAULT_HTTP_PORT}.",
+        default=None, ge=0, le=65_535, description=f"Port to listen on; 0 takes a free one. Unset: {DEFAULT_HTTP_PORT}."
     )
     max_body_bytes: int = Field(default=96 * 1024 * 1024, gt=0)
     """Largest request body; beyond it 413."""

@@ -72,11 +72,7 @@ def stream_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
         ("broker_away_seconds", "Time since no broker answers; 0 where one does.", broker["away_s"]),
         ("group_joined", "Whether this worker is a member of its group.", group["state"] == "joined"),
         ("topics_missing", "Request topics that are not there.", len(group["missing_topics"])),
-        (
-            "topics_unreadable",
-            "Request topics that it has no right to read.",
-            len(group["unreadable_topics"]),
-        ),
+        ("topics_unreadable", "Request topics that it has no right to read.", len(group["unreadable_topics"])),
         ("messages_in_flight", "Messages taken and not acked yet.", offsets["in_flight"]),
         ("messages_unfinished", "Messages taken and not answered yet.", offsets["unfinished"]),
         ("messages_uncommitted", "Messages that a crash now would repeat.", offsets["uncommitted"]),

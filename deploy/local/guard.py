@@ -25,10 +25,7 @@ def _spawn(argv: list[str]) -> int:
         argv[0],
         argv,
         os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, 2, 1),
-        ],
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)],
         setpgroup=0,
         # Python ignores these two; a server must start with the default handling.
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],

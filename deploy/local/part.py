@@ -191,11 +191,7 @@ class Part(ABC):
     def _spawn(self, argv: Sequence[str]) -> GuardedProcess:
         try:
             return GuardedProcess(
-                argv,
-                env=self.environment(),
-                directory=self.directory,
-                log_path=self.log_path,
-                held_fd=self.held_fd,
+                argv, env=self.environment(), directory=self.directory, log_path=self.log_path, held_fd=self.held_fd
             )
         except OSError as error:
             raise self._failure(str(error)) from error

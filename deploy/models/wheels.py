@@ -54,12 +54,7 @@ def _run(command: Sequence[str]) -> str | None:
         environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
     try:
         done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)

@@ -33,12 +33,7 @@ class DirectCall(Walk):
     """Takes requests whose media may be bytes or addresses through all stages. Thread-safe; every call blocks."""
 
     def __init__(
-        self,
-        resolver: RequestResolver,
-        execution: Execution,
-        fetch_media: FetchMedia,
-        outcomes: Outcomes,
-        guard: Guard,
+        self, resolver: RequestResolver, execution: Execution, fetch_media: FetchMedia, outcomes: Outcomes, guard: Guard
     ) -> None:
         """`guard` runs the stages of handlers, so that one that hangs does not block the caller for long."""
         super().__init__(outcomes)
@@ -48,12 +43,7 @@ class DirectCall(Walk):
         self._fetch_media = fetch_media
 
     def infer(
-        self,
-        job: Job,
-        *,
-        deadline: Deadline = None,
-        priority: int = USUAL_PRIORITY,
-        timeout: float | None = None,
+        self, job: Job, *, deadline: Deadline = None, priority: int = USUAL_PRIORITY, timeout: float | None = None
     ) -> Result:
         """Answer one request, count it, and return its result, `success` or not."""
         with working_on((job.name,)):

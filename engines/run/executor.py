@@ -44,13 +44,7 @@ class Execution:
     Thread-safe; `run` and `start` block while a model loads, and never raise for a request that fails.
     """
 
-    def __init__(
-        self,
-        cache: ModelCache,
-        models: ModelManager,
-        on_model: ModelListener | None,
-        guard: Guard,
-    ) -> None:
+    def __init__(self, cache: ModelCache, models: ModelManager, on_model: ModelListener | None, guard: Guard) -> None:
         """`guard` runs the calls of engines, so that one that hangs does not block its caller for long."""
         self._guard = guard
         self._cache = cache

@@ -110,13 +110,7 @@ def result_of(
 
 
 def refused_result(
-    error: InferenceError,
-    *,
-    known: Mapping[str, Any],
-    id: str,
-    task: str = "",
-    worker: str,
-    queue_s: float = 0.0,
+    error: InferenceError, *, known: Mapping[str, Any], id: str, task: str = "", worker: str, queue_s: float = 0.0
 ) -> Result:
     """Return the result of a request that was not admitted; `known` are its readable fields.
 

@@ -8,13 +8,7 @@ from typing import Any
 from engines.run.job import Job
 from engines.run.json_form import first_wrong
 from handlers.base import NOTES, BaseModelHandler
-from handlers.errors import (
-    InferenceError,
-    InferenceFailed,
-    InternalError,
-    InvalidInput,
-    as_inference_error,
-)
+from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
 from handlers.logger import get_logger
 
 log = get_logger(__name__)

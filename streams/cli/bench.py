@@ -28,8 +28,7 @@ def bench(
     show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
     directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
     kafka_home: Annotated[
-        Path | None,
-        typer.Option(help="An unpacked release of Apache Kafka, to run in place of the embedded broker."),
+        Path | None, typer.Option(help="An unpacked release of Apache Kafka, to run in place of the embedded broker.")
     ] = None,
 ) -> None:
     """Measure speed and memory against baselines, in interleaved runs on separate servers.

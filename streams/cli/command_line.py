@@ -155,8 +155,7 @@ def _print_version(asked: bool) -> None:
 )
 def inferstream(
     _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Inference on streams: requests on Kafka, media on S3, models in MLflow, answers on output topics."""

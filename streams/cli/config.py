@@ -53,8 +53,7 @@ def config(
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     sample: Annotated[
-        bool,
-        typer.Option("--sample", help="Print a commented file of all settings with their defaults instead."),
+        bool, typer.Option("--sample", help="Print a commented file of all settings with their defaults instead.")
     ] = False,
 ) -> None:
     """Show the settings in force, each with its origin; secrets are masked.

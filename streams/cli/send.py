@@ -65,8 +65,7 @@ def send(
     key: Annotated[str | None, typer.Option(help="Kafka key; results carry it too.")] = None,
     identity: Annotated[str | None, typer.Option("--id", help="Request id; default: a new one.")] = None,
     timeout_s: Annotated[
-        float,
-        typer.Option("--timeout", help="Longest wait for the result, in seconds.", callback=_above_zero),
+        float, typer.Option("--timeout", help="Longest wait for the result, in seconds.", callback=_above_zero)
     ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
@@ -85,8 +84,7 @@ def send(
             inputs[field] = sys.stdin.read() if main_input == "-" else main_input
             if _is_file(main_input):
                 typer.echo(
-                    f"note: the text {main_input!r} is sent, not that file; its content: send … - < FILE",
-                    err=True,
+                    f"note: the text {main_input!r} is sent, not that file; its content: send … - < FILE", err=True
                 )
     options = {name: _value(text) for name, text in pairs(option, "--option", "max_new_tokens=8")}
     request = Request(task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or "")

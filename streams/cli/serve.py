@@ -21,8 +21,7 @@ def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: http.host.")] = None,
     port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one. Default: http.port."),
+        int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one. Default: http.port.")
     ] = None,
 ) -> None:
     """Answer inference requests over HTTP until SIGTERM or Ctrl-C; then drain and exit. Needs no broker.

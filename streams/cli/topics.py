@@ -18,9 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
-        "--task",
-        metavar="TASK",
-        help="Only the topics of this task; repeatable. Default: worker.tasks, or all.",
+        "--task", metavar="TASK", help="Only the topics of this task; repeatable. Default: worker.tasks, or all."
     ),
 ]
 

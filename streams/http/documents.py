@@ -101,10 +101,7 @@ def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]
         "components": {
             "messages": {
                 **{name: {"payload": _reference(name)} for name in ("Request", "Result", "MetricsEvent")},
-                "DeadLetter": {
-                    "payload": {},
-                    "description": "The original record, with headers `__dlq.errors.*`.",
-                },
+                "DeadLetter": {"payload": {}, "description": "The original record, with headers `__dlq.errors.*`."},
             },
             "schemas": message_schemas(Request, Result, MetricsEvent),
         },
@@ -208,10 +205,7 @@ def _infer(tasks: Sequence[str]) -> dict[str, Any]:
                 "multipart/form-data": {"schema": _form()},
             },
         },
-        responses={
-            "200": {"description": "The request was answered.", "content": {**result, **events}},
-            **failures,
-        },
+        responses={"200": {"description": "The request was answered.", "content": {**result, **events}}, **failures},
     )
 
 

@@ -124,9 +124,7 @@ def with_files(request: Request, form: Form, media_fields: Iterable[str]) -> Req
 def _media(part: BodyPartReader, content: bytes) -> Media:
     filename = (part.filename or "").encode("ascii", "backslashreplace").decode()[:80]
     return Media(
-        content,
-        f"uploaded file {filename}" if filename else "uploaded file",
-        part.headers.get("Content-Type"),
+        content, f"uploaded file {filename}" if filename else "uploaded file", part.headers.get("Content-Type")
     )
 
 

@@ -212,10 +212,7 @@ class LocalPlatform:
 
     def _write_config(self) -> None:
         tree: dict[str, dict[str, Any]] = self.stack.settings()
-        own: dict[str, dict[str, Any]] = {
-            "http": {"port": 0},
-            "mlflow": {"physical_roots": [str(models_directory())]},
-        }
+        own: dict[str, dict[str, Any]] = {"http": {"port": 0}, "mlflow": {"physical_roots": [str(models_directory())]}}
         for layer in (own, self._overrides):
             for section, values in layer.items():
                 tree[section] = {**tree.get(section, {}), **values}
