@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.guard import Guard
@@ -106,8 +106,7 @@ class DirectCall(Walk):
         try:
             self.walk(job).send(None)
         except StopIteration as ended:
-            outcome: Outcome = ended.value
-            return outcome
+            return cast(Outcome, ended.value)
         raise RuntimeError("a stage waits where its caller blocks")
 
 
@@ -126,8 +125,7 @@ def fetch_by_entry_point(
             f"data.{fields[0]} cannot be fetched: no installed package offers an entry point {MEDIA_ENTRY_POINTS}; "
             "install inferstream again"
         )
-    resolved: dict[str, Any] = offers[0].load()(data, fields, trust_local_paths=trust_local_paths)
-    return resolved
+    return cast(dict[str, Any], offers[0].load()(data, fields, trust_local_paths=trust_local_paths))
 
 
 def check_texts(name: str, value: Any) -> None:

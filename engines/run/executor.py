@@ -183,11 +183,7 @@ class Execution:
         return self._guard.patience.of(job.task, job.model.name)
 
     def load(self, task: str, engine_name: str, model: ResolvedModel, engine: BaseEngine) -> Lease:
-        """Load a model before any request for it, and return a lease on it.
-
-        Raises:
-            InferenceError: what loading raises of that tree.
-        """
+        """Load a model before any request for it, and return a lease on it; raises the InferenceErrors of loading."""
         loading = self._loading_of(engine_name, task, model, engine)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
@@ -309,12 +305,8 @@ def _outcome(done: Future[Any], job: Job) -> Outcome:
 
 
 def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Outcome]:
-    """Return the outcomes, with an error in place of each that has the wrong type.
-
-    Raises:
-        InternalError: permanent; there are more or fewer outcomes than requests, so they cannot be assigned.
-    """
-    if len(outcomes) != len(batch):
+    """Return the outcomes, with an error in place of each that has the wrong type."""
+    if len(outcomes) != len(batch):  # they cannot be assigned to requests
         raise InternalError(
             f"engine {batch[0].engine_name} returned {counted(len(outcomes), 'outcome')} for "
             f"{counted(len(batch), 'request')}"

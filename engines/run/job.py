@@ -33,10 +33,7 @@ _BY_RESOLVE: Any = None
 
 
 class Job(msgspec.Struct, eq=False, kw_only=True):
-    """One request from its check to its result.
-
-    One thread at a time owns it.
-    """
+    """One request from its check to its result; one thread at a time owns it."""
 
     name: RequestName
     """Its name in log lines of every thread."""

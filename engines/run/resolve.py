@@ -88,33 +88,21 @@ class RequestResolver:
 
 
 def _check_names(task: Any, engine: Any, model_name: Any) -> None:
-    """Check the types of a request's names; `engine` may be empty.
-
-    Raises:
-        InvalidRequest: permanent; names the field and what came.
-    """
+    """Raise InvalidRequest unless the names of a request are texts; `engine` may be empty."""
     for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
         if not isinstance(value, str) or not (value or name == "engine"):
             raise InvalidRequest(f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}")
 
 
 def check_engine(engine: BaseEngine, name: str, task: str) -> None:
-    """Check that the engine runs the task.
-
-    Raises:
-        InvalidRequest: permanent; names the tasks it runs.
-    """
+    """Raise InvalidRequest, with the tasks that the engine runs, where `task` is none of them."""
     if engine.supported_tasks and task not in engine.supported_tasks:
         runs = ", ".join(sorted(engine.supported_tasks))
         raise InvalidRequest(f"engine {name} does not run task {task}; it runs {runs}")
 
 
 def _engine_of(model: ResolvedModel) -> str:
-    """Return the engine of a request that names none.
-
-    Raises:
-        InvalidRequest: permanent; the model has no tag `engine` either.
-    """
+    """Return the engine of a request that names none, or raise InvalidRequest where the model's tags name none."""
     if not model.engine:
         raise InvalidRequest(
             f"engine is left out, and the tags of model {model.key} name none; write engine in the request, or "

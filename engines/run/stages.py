@@ -81,13 +81,7 @@ def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
 
 
 def _inputs(handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the handler's inputs for `data`.
-
-    Raises:
-        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError, or does not read
-            one of its fields.
-        InternalError: permanent; the handler did not return a dict.
-    """
+    """Return the handler's inputs for `data`, all of whose fields it must read."""
     try:
         inputs: Any = handler.preprocess(data, options)  # of custom handlers the type hint may be wrong
     except ValueError as error:

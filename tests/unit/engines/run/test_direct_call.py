@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +21,8 @@ from engines.guarded_call import Call
 from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
-from engines.run.outcomes import Outcomes
+from engines.run.outcomes import Outcomes, Statistics
 from engines.run.results import STAGES
-from engines.run.statistics import Statistics
 from handlers.errors import Cancelled, InvalidInput
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
@@ -107,7 +107,7 @@ async def test_infer_works_inside_a_running_event_loop(bench: Bench) -> None:
 
 
 def test_media_become_bytes_before_the_handler_sees_them(tmp_path: Path) -> None:
-    with MediaFetcher(MediaSettings(), S3Settings()) as fetcher:
+    with closing(MediaFetcher(MediaSettings(), S3Settings())) as fetcher:
         bench = Bench(tmp_path, fetch_media=fetcher.resolve)
         assert bench.infer({"media": b"bytes"})["result"]["text"] == "BYTES"
         assert bench.infer({"media": "data:,uri"})["result"]["text"] == "URI"

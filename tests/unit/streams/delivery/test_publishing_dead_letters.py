@@ -10,8 +10,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
-from engines.run.outcomes import Outcomes
-from engines.run.statistics import Statistics
+from engines.run.outcomes import Outcomes, Statistics
 from handlers.errors import Undecodable
 from streams.delivery.port import ProducerRecord, Record
 from streams.delivery.producer import BatchingProducer
