@@ -68,12 +68,8 @@ def _pause_s(fruitless: int) -> float:
 def decoded(content: bytes, coding: str, fetch: Fetch) -> bytes:
     """Return `content` without the codings that the header Content-Encoding names.
 
-    The bytes that this adds count against the fetch's allowance, and the fetch's deadline holds.
-
-    Raises:
-        MediaCorrupt: permanent; a coding that is not decoded here, or bytes that are not in that coding.
-        MediaTooLarge: permanent; it holds more than is allowed.
-        MediaUnavailable: retryable; the deadline has passed.
+    The bytes that this adds count against the fetch's allowance, and the fetch's deadline holds. A coding that is not
+    decoded here, or bytes that are not in that coding, raise MediaCorrupt.
     """
     names = [name for part in coding.split(",") if (name := part.strip().lower())]
     for name in reversed(names):  # the last one was applied last

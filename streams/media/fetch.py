@@ -78,11 +78,7 @@ class Fetch:
         return max(0.0, self._ends - time.monotonic())
 
     def check(self) -> None:
-        """Raise where going on is of no use.
-
-        Raises:
-            MediaUnavailable: retryable; the deadline has passed, or the caller has gone.
-        """
+        """Raise MediaUnavailable, retryable, where the deadline has passed or the caller has gone."""
         if self._stopped.is_set() or time.monotonic() >= self._ends:
             raise self.late()
 
@@ -92,21 +88,13 @@ class Fetch:
         self.check()
 
     def expect(self, total: int | None) -> None:
-        """Note the size the store declares, before a byte of the body is read.
-
-        Raises:
-            MediaTooLarge: permanent; it is more than is allowed.
-        """
+        """Note the size the store declares, or raise MediaTooLarge before a byte of the body is read."""
         self.total = total
         if total is not None and total - self.received > self.allowance.left:
             raise self._too_large(f"holds {total} bytes")
 
     def count(self, count: int) -> None:
-        """Count bytes against the allowance.
-
-        Raises:
-            MediaTooLarge: permanent; they are more than is allowed.
-        """
+        """Count bytes against the allowance, or raise MediaTooLarge."""
         if not self.allowance.take(count):
             raise self._too_large(f"holds at least {self.received + count} bytes")
         self.received += count
@@ -144,22 +132,13 @@ class Fetch:
         self.expect(total)
 
     def take(self, chunk: bytes) -> None:
-        """Take the next bytes of the body.
-
-        Raises:
-            MediaTooLarge: permanent; they are more than is allowed.
-            MediaUnavailable: retryable; as `check`.
-        """
+        """Take the next bytes of the body, as `check` and `count` allow."""
         self.check()
         self.count(len(chunk))
         self._body.write(chunk)
 
     def content(self) -> bytes:
-        """Return all bytes so far.
-
-        Raises:
-            Interrupted: it is not complete.
-        """
+        """Return the whole object, or raise Interrupted where it is not complete."""
         if self.total is not None and self.received != self.total:
             raise Interrupted(f"the body ended at byte {self.received} of {self.total}")
         return self._body.getvalue()
@@ -211,8 +190,7 @@ class Fetch:
 def extent(content_range: str | None, content_length: int | None) -> tuple[int, int | None]:
     """Return where a body starts in its object, and the object's size: "bytes 5-9/10" gives 5 and 10.
 
-    Raises:
-        Interrupted: the range is unreadable.
+    An unreadable range raises Interrupted.
     """
     if content_range is None:
         return 0, content_length

@@ -108,12 +108,6 @@ class MediaFetcher:
                 if store is not None:
                     store.close()
 
-    def __enter__(self) -> MediaFetcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @contextmanager
     def _fetching(
         self, data: Mapping[str, Any], fields: Sequence[str], deadline_s: float | None
@@ -219,11 +213,7 @@ def _remaining_s(fetches: Mapping[Place, Fetch]) -> float:
 
 
 def _replaced(data: Mapping[str, Any], fetches: Mapping[Place, Fetch]) -> dict[str, Any]:
-    """Return a copy of `data` with the fetched media.
-
-    Raises:
-        InferenceError: the first failure in order; what has no answer yet comes last.
-    """
+    """Return a copy of `data` with the fetched media, or raise the first failure; what has no answer comes last."""
     for place, one in sorted(fetches.items(), key=lambda item: not item[1].answer.done()):
         error = one.answer.exception() if one.answer.done() else one.late()
         if isinstance(error, InferenceError):

@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,8 +70,8 @@ class HttpClient:
         """Send a GET for `url`, percent-encoded, and return the answer when it is complete.
 
         A success goes to `fetch`, which is checked at least about once a second from the connection on; what it
-        raises ends the transfer. `proxy` is the address of a proxy; the environment is not consulted. Unless
-        `reads_refusals`, the body of an answer that is not a success is not read.
+        raises ends the transfer. The environment is not asked for a proxy. Unless `reads_refusals`, the body of an
+        answer that is not a success is not read.
 
         Raises:
             TransferFailed: no connection, no answer, a body that ended early or stalled, or a header that cannot be
@@ -103,10 +104,9 @@ class HttpClient:
             curl.close()
 
     def _pop(self) -> pycurl.Curl | None:
-        try:
+        with suppress(IndexError):
             return self._idle.pop()
-        except IndexError:
-            return None
+        return None
 
     def _give_back(self, curl: pycurl.Curl) -> None:
         for callback in _CALLBACKS:

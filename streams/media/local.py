@@ -19,13 +19,8 @@ def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Me
     folder.
 
     Links and `..` are resolved first, so neither leads out of a root; a caller cannot learn whether a path outside of
-    the roots exists. Devices, pipes and folders are refused.
-
-    Raises:
-        MediaForbidden: permanent; not under `roots`, not a regular file, or not readable by the worker.
-        MediaNotFound: permanent; no such file.
-        MediaTooLarge: permanent; checked before reading and while reading.
-        MediaUnavailable: retryable; the deadline passed, or the disk failed.
+    the roots exists. Devices, pipes and folders are refused. The size is checked before reading and while reading.
+    Raises the MediaErrors of `MediaFetcher.resolve`.
     """
     real = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 - Path's raises for an unknown user
     if roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 import botocore.session
@@ -38,16 +38,10 @@ _WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "Auth
 
 _LONGEST_REASON = 200
 
-_TOKEN = "no longer accepts the worker's session token; renew s3.session_token, or the role"
 _INVALID_ADDRESS_CODES = frozenset(
     {
-        "InvalidArgument",
-        "InvalidBucketName",
-        "InvalidObjectName",
-        "InvalidURI",
-        "KeyTooLongError",
-        "XMinioInvalidObjectName",
-        "XMinioInvalidResourceName",
+        *("InvalidArgument", "InvalidBucketName", "InvalidObjectName", "InvalidURI", "KeyTooLongError"),
+        *("XMinioInvalidObjectName", "XMinioInvalidResourceName"),
     }
 )
 """Error codes of stores for names that are not valid, whether or not an object exists."""
@@ -55,11 +49,11 @@ _DENIALS = {
     "InvalidAccessKeyId": "does not know the access key; check s3.access_key",
     "SignatureDoesNotMatch": "refuses the signature; check s3.secret_key",
     "RequestTimeTooSkewed": "has another time than the worker; set the worker's clock",
-    "ExpiredToken": _TOKEN,
-    "InvalidToken": _TOKEN,
-    "InvalidTokenId": _TOKEN,
-    "TokenRefreshRequired": _TOKEN,
     "InvalidObjectState": "has archived the object; restore it first",
+    **dict.fromkeys(
+        ("ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired"),
+        "no longer accepts the worker's session token; renew s3.session_token, or the role",
+    ),
 }
 
 _PLAIN = "-._~"
@@ -72,8 +66,7 @@ _MOST_BUCKETS = 1000
 """How many buckets are remembered; requests name them, so there may be any number."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bucket:
+class _Bucket(NamedTuple):
     """Where a bucket's objects are, how its requests are signed, and its proxy, if any."""
 
     url: str
@@ -165,10 +158,8 @@ class S3Store:
 
     def _bucket(self, name: str) -> _Bucket | None:
         """Return the address of bucket `name`: the client tells it by signing an address."""
-        try:
+        with suppress(KeyError):
             return self._buckets[name]
-        except KeyError:
-            pass
         signed = self._client.generate_presigned_url("get_object", Params={"Bucket": name, "Key": "k"})
         url = signed.partition("?")[0].removesuffix("k")
         scope = parse_qs(urlsplit(signed).query).get("X-Amz-Credential", [""])[0].split("/")

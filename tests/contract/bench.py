@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
     media = EngineSettings().media
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(4))
-        fetcher = stack.enter_context(MediaFetcher(media, S3Settings()))
+        fetcher = stack.enter_context(closing(MediaFetcher(media, S3Settings())))
         batcher = Batcher(manager.execution.run, threads=lambda _: threads, max_items=8, max_wait_s=0.05)
         stack.push_async_callback(batcher.close)
         yield Pipeline(

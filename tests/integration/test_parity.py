@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def answers(
     )
     asyncio.run(site.create_topics(HandlerRegistry().tasks()))
     known = {name: getattr(site.settings, name) for name in EngineSettings.model_fields}
-    with WorkerProcess(site) as worker, MediaFetcher(site.settings.media, site.settings.s3) as fetcher:
+    with WorkerProcess(site) as worker, closing(MediaFetcher(site.settings.media, site.settings.s3)) as fetcher:
         asyncio.run(worker.started())
         manager = InferenceManager.from_settings(EngineSettings(**known), fetch_media=fetcher.resolve)
         try:

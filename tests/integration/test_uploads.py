@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_file_is_fetched_from_the_address_that_its_upload_gives(
     (tmp_path / name).write_bytes(b"sound of " + name.encode())
     address = upload(tmp_path / name, s3)
     assert address.startswith("s3://media/uploads/")
-    with fetcher:
+    with closing(fetcher):
         assert fetched(fetcher, address).content == b"sound of " + name.encode()
     assert upload(tmp_path / name, s3) == address, "the same file has the same address"
 
@@ -48,7 +49,7 @@ def test_a_file_of_many_parts_comes_whole_and_its_bytes_are_told(
     address = upload(tmp_path / "large.wav", s3, to="s3://media/large/", on_bytes=told.append)
     assert address == "s3://media/large/large.wav"
     assert sum(told) == len(content)
-    with fetcher:
+    with closing(fetcher):
         assert fetched(fetcher, address).content == content
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,7 +119,7 @@ async def http_site(
     bench = Bench(directory)
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
-        fetcher = stack.enter_context(MediaFetcher(settings.media, settings.s3))
+        fetcher = stack.enter_context(closing(MediaFetcher(settings.media, settings.s3)))
         batcher = Batcher(bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0)
         stack.push_async_callback(batcher.close)
         real = Pipeline(

@@ -5,6 +5,7 @@ import base64
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetcher(root: Path) -> Iterator[MediaFetcher]:
-    with MediaFetcher(MediaSettings(max_bytes=1000, threads=4, allowed_roots=(root,)), S3Settings()) as fetcher:
+    with closing(
+        MediaFetcher(MediaSettings(max_bytes=1000, threads=4, allowed_roots=(root,)), S3Settings())
+    ) as fetcher:
         yield fetcher
 
 
@@ -88,7 +91,7 @@ def test_another_scheme_is_refused_with_the_ones_that_work(fetcher: MediaFetcher
 
 def test_plain_http_is_refused_even_at_an_allowed_host(server: WebServer) -> None:
     media = MediaSettings(allowed_hosts=(server.host,))
-    with MediaFetcher(media, S3Settings()) as fetcher, pytest.raises(MediaForbidden, match="https"):
+    with closing(MediaFetcher(media, S3Settings())) as fetcher, pytest.raises(MediaForbidden, match="https"):
         fetched(fetcher, server.url("/a"))
     assert server.requests == []
 
@@ -150,14 +153,14 @@ def test_the_media_of_one_request_share_one_limit(fetcher: MediaFetcher) -> None
 def test_the_first_failure_does_not_wait_for_the_others(silent: str) -> None:
     images = [f"http://{silent}/a", "nonsense"]
     with (
-        web_fetcher(silent, deadline_s=200) as fetcher,
+        closing(web_fetcher(silent, deadline_s=200)) as fetcher,
         pytest.raises(InvalidInput, match=r"data\.images\[1\]"),
     ):
         fetcher.resolve({"images": images}, ["images"])
 
 
 async def test_a_silent_server_ends_at_the_smaller_deadline(silent: str) -> None:
-    with web_fetcher(silent, deadline_s=0.3) as fetcher:
+    with closing(web_fetcher(silent, deadline_s=0.3)) as fetcher:
         with pytest.raises(MediaUnavailable, match=r"within 0\.3 s \(media\.deadline_s\): 0 bytes in 1 try"):
             fetched(fetcher, f"http://{silent}/a")
         with pytest.raises(MediaUnavailable, match=r"within 0\.1 s \(what the request's own deadline leaves\)"):
@@ -167,7 +170,7 @@ async def test_a_silent_server_ends_at_the_smaller_deadline(silent: str) -> None
 
 
 def test_waiting_for_a_thread_counts_against_the_deadline(silent: str) -> None:
-    with web_fetcher(silent, deadline_s=0.2, threads=1) as fetcher:
+    with closing(web_fetcher(silent, deadline_s=0.2, threads=1)) as fetcher:
         addresses = [f"http://{silent}/{number}" for number in range(3)]
         with pytest.raises(MediaUnavailable, match=r"within 0\.2 s"):
             fetcher.resolve({"images": addresses}, ["images"])
@@ -188,7 +191,7 @@ def test_bytes_that_trickle_in_end_at_the_deadline_and_free_the_thread(server: W
 
     server.answers |= {"/slow": trickle, "/a": body(b"sound")}
     try:
-        with web_fetcher(server.host, deadline_s=0.5, threads=1) as fetcher:
+        with closing(web_fetcher(server.host, deadline_s=0.5, threads=1)) as fetcher:
             with pytest.raises(MediaUnavailable, match=r"[1-9]\d* of 100000 bytes in 1 try"):
                 fetched(fetcher, server.url("/slow"))
             assert left.wait(10), "the thread hung up once nobody waited"
@@ -212,7 +215,7 @@ async def test_close_ends_what_waits_and_refuses_what_comes(silent: str) -> None
 
 
 async def test_a_cancelled_caller_leaves_nothing_behind(silent: str) -> None:
-    with web_fetcher(silent, deadline_s=200) as fetcher:
+    with closing(web_fetcher(silent, deadline_s=200)) as fetcher:
         task = asyncio.create_task(fetcher.aresolve({"audio": f"http://{silent}/a"}, ["audio"]))
         await under_way(fetcher, 1)
         (one,) = fetcher._under_way
@@ -240,6 +243,6 @@ def test_a_fault_of_ours_is_an_internal_error(
 def test_many_threads_may_fetch_at_once(server: WebServer) -> None:
     contents = {f"/{number}": bytes([number]) * 1000 for number in range(40)}
     server.answers |= {path: body(content) for path, content in contents.items()}
-    with web_fetcher(server.host, threads=8) as fetcher:
+    with closing(web_fetcher(server.host, threads=8)) as fetcher:
         resolved = fetcher.resolve({"images": [server.url(path) for path in contents]}, ["images"])
     assert [media.content for media in resolved["images"]] == list(contents.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -29,7 +30,7 @@ ADDRESS = "s3://media/clip.wav"
 @pytest.fixture
 def fetcher(server: WebServer) -> Iterator[MediaFetcher]:
     s3 = S3Settings(endpoint_url=f"http://{server.host}", access_key="key", secret_key=SecretStr("SECRET"))
-    with MediaFetcher(MediaSettings(max_bytes=1000, threads=2), s3) as fetcher:
+    with closing(MediaFetcher(MediaSettings(max_bytes=1000, threads=2), s3)) as fetcher:
         yield fetcher
 
 
@@ -138,7 +139,7 @@ def test_a_worker_without_credentials_is_told_where_to_put_them(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     settings = S3Settings(endpoint_url=f"http://{server.host}")
-    with MediaFetcher(MediaSettings(), settings) as fetcher:
+    with closing(MediaFetcher(MediaSettings(), settings)) as fetcher:
         with pytest.raises(MediaForbidden, match=r"set s3\.access_key and s3\.secret_key"):
             fetched(fetcher, ADDRESS)
     assert server.requests == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def settings_of(server: WebServer, **changes: Any) -> S3Settings:
 
 
 def contents(settings: S3Settings, *addresses: str) -> list[bytes]:
-    with MediaFetcher(MediaSettings(threads=2), settings) as fetcher:
+    with closing(MediaFetcher(MediaSettings(threads=2), settings)) as fetcher:
         return [fetched(fetcher, address).content for address in addresses]
 
 

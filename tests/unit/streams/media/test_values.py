@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 def one(value: Any, *, trust: bool = False, **settings: Any) -> Any:
     data = {"audio": value, "other": "s3://stays/as-it-is"}
-    with MediaFetcher(MediaSettings(**settings), S3Settings(), trust_local_paths=trust) as fetcher:
+    with closing(MediaFetcher(MediaSettings(**settings), S3Settings(), trust_local_paths=trust)) as fetcher:
         return fetcher.resolve(data, ("audio", "absent"))["audio"]
 
 

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import Mock
@@ -89,7 +89,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
     with (
         ThreadPoolExecutor(2) as threads,
         ThreadPoolExecutor(1, "children") as children,
-        MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
+        closing(MediaFetcher(MediaSettings(), S3Settings())) as fetcher,
     ):
         batcher = Batcher(bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0)
         pipeline = Pipeline(
