@@ -25,7 +25,6 @@ log = get_logger(__name__)
 WRITE_TIMEOUT_S = 60.0
 """How long a caller may leave sent bytes unread before the connection is closed."""
 
-
 _CODES = {
     400: (
         *("INVALID_REQUEST", "INVALID_INPUT", "INVALID_OPTION", "UNDECODABLE"),
@@ -67,11 +66,7 @@ def status_of(error: InferenceError | ResultError) -> int:
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return `value` as JSON; bytes are JSON already.
-
-    Raises:
-        TypeError: something in it has no JSON form.
-    """
+    """Return `value` as JSON; bytes are JSON already."""
     wait = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
     return web.Response(
         body=value if isinstance(value, bytes) else encode(value),

@@ -75,9 +75,8 @@ def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]
     parameter = {"task": {"description": "The task.", "enum": list(tasks)}}
 
     def channel(address: str, message: str) -> dict[str, Any]:
-        refers = {"$ref": f"#/components/messages/{message}"}
-        about: dict[str, Any] = {"address": address, "messages": {message: refers}}
-        return about | ({"parameters": parameter} if "{task}" in address else {})
+        messages = {message: {"$ref": f"#/components/messages/{message}"}}
+        return {"address": address, "messages": messages, **({"parameters": parameter} if "{task}" in address else {})}
 
     def operation(action: str, channel_name: str, summary: str) -> dict[str, Any]:
         return {"action": action, "channel": {"$ref": f"#/channels/{channel_name}"}, "summary": summary}
@@ -128,7 +127,7 @@ def _reference(name: str) -> dict[str, str]:
 def _say_what_decoding_takes(request: dict[str, Any]) -> None:
     fields = request["properties"]
     time = next(way for way in fields["deadline"]["anyOf"] if way["type"] == "string")
-    time |= {"format": "date-time"}
+    time["format"] = "date-time"
     fields["deadline"]["description"] = "RFC 3339 with an offset, or seconds since the epoch."
     for name in fields.keys() - set(request["required"]):
         fields[name] = _or_null(fields[name])
@@ -181,14 +180,8 @@ _OTHER_PATHS = {
 
 def _infer(tasks: Sequence[str]) -> dict[str, Any]:
     result = {"application/json": {"schema": _reference("Result")}}
-    events = {
-        "text/event-stream": {
-            "schema": {
-                "type": "string",
-                "description": 'Events `token` with {"text"} and, last, `result` with a Result.',
-            }
-        }
-    }
+    told = 'Events `token` with {"text"} and, last, `result` with a Result.'
+    events = {"text/event-stream": {"schema": {"type": "string", "description": told}}}
     wait = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}}
     failures = {
         str(status): {"description": _MEANING[status], "content": result} | (wait if status in RETRY_AFTER_S else {})

@@ -14,11 +14,10 @@ from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidInput, InvalidRequest, MediaForbidden
 from streams.faults import contained
 from streams.http.answers import json_response, refused, result_response, status_of
-from streams.http.bodies import Body, BodyBudget, arriving_within
+from streams.http.bodies import Body, BodyBudget, Form, arriving_within, read_form, with_files
 from streams.http.events import accepts_events, stream_answer
 from streams.http.limits import ConcurrencyLimit, Connections
 from streams.http.metrics import Metrics
-from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import ACCEPTED_OVER_HTTP, scheme_of, shown
 from streams.messages import Request, Result, encode_result
 from streams.pipeline.decoding import decode_request, known_fields
@@ -96,12 +95,7 @@ class InferenceRoute:
         return result_response(*await answer())
 
     async def _read(self, body: Body, known: dict[str, Any]) -> Request:
-        """Return the request in `body`; the readable fields of an invalid one go into `known`.
-
-        Raises:
-            InferenceError: the request is not valid.
-            Refusal: 408 or 413.
-        """
+        """Return the request in `body`; the readable fields of an invalid one go into `known`."""
         body.check()
         form = Form()
         async with arriving_within(self._http.body_timeout_s):
@@ -130,12 +124,7 @@ class InferenceRoute:
 
 
 def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None:
-    """Refuse paths of this machine even under media.allowed_roots: those are only for requests on Kafka.
-
-    Raises:
-        MediaForbidden: permanent.
-        InvalidInput: permanent; not an address at all.
-    """
+    """Refuse paths of this machine even under media.allowed_roots: those are only for requests on Kafka."""
     for field in media_fields:
         value = request.data.get(field)
         for address in value if isinstance(value, list) else [value]:

@@ -31,16 +31,14 @@ def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, A
         except InferenceError as error:
             unavailable[task] = error.message
             continue
-        runs_it = [name for name, supported in engines.items() if not supported or task in supported]
         options = OPTIONS if handler.options is None else handler.options
-        schema = schema_of(options, title=f"options of {task}", others_pass=handler.options is None)
         listed.append(
             {
                 "task": task,
-                "engines": runs_it,
+                "engines": [name for name, supported in engines.items() if not supported or task in supported],
                 "media_fields": list(handler.media_fields),
                 "options": [_option(spec) for spec in options.values()],
-                "options_schema": schema,
+                "options_schema": schema_of(options, title=f"options of {task}", others_pass=handler.options is None),
             }
         )
     return {"tasks": listed, "unavailable": unavailable}
