@@ -181,8 +181,7 @@ def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list
 
 def check_mlflow(settings: Settings) -> list[Finding]:
     """Check that an MLflow server answers, and say which."""
-    uri = settings.mlflow.tracking_uri
-    shown = settings.mlflow.shown_uri
+    uri, shown = settings.mlflow.tracking_uri, settings.mlflow.shown_uri
     if "://" not in uri:
         return []  # the check of models says what is wrong with it
     if not uri.startswith(("http://", "https://")):

@@ -90,6 +90,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def note(text: str) -> None:
+    """Print a note on standard error."""
+    typer.echo(f"note: {text}", err=True)
+
+
 def pairs(given: list[str] | None, option: str, example: str) -> Iterator[tuple[str, str]]:
     """Yield the name and the value of each NAME=VALUE that was `given` for `option`."""
     for text in given or ():

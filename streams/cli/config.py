@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 import yaml
@@ -16,7 +15,7 @@ from engines.config.setting_problems import MASK, mask_password_in_url, may_be_s
 from engines.config.settings_tree import leaves, sections
 from engines.configuration import ConfigurationError, Loaded
 from engines.registry import EngineRegistry
-from streams.cli.command_line import command, load_settings, print_json
+from streams.cli.command_line import command, load_settings, note, print_json
 from streams.plugins import import_plugins
 from streams.settings import Settings
 
@@ -29,8 +28,7 @@ and the command line, --set section.name=value; keep passwords in the environmen
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ShownSetting:
+class ShownSetting(NamedTuple):
     """One setting for output: JSON-able, a secret masked."""
 
     path: tuple[str, ...]
@@ -66,12 +64,12 @@ def config(
         return
     loaded = load_settings(ctx)
     for problem in _problems_of_engines(loaded.settings):
-        typer.echo(f"note: {problem}", err=True)
+        note(problem)
     shown = list(shown_settings(loaded))
     if as_json or format == "json":
-        print_json(_tree(shown))
+        print_json(_tree(shown, lambda one: {"value": one.value, "origin": one.origin}))
     elif format == "yaml":
-        typer.echo("\n".join(_yaml_lines(shown)))
+        typer.echo("\n".join(_yaml_lines(_tree(shown, lambda one: one))))
     else:
         _print_table(shown)
 
@@ -113,27 +111,25 @@ def _masked(value: Any, secret: bool) -> Any:
     return mask_password_in_url(value) if isinstance(value, str) else value
 
 
-def _tree(shown: list[ShownSetting]) -> dict[str, Any]:
+def _tree(shown: list[ShownSetting], leaf: Callable[[ShownSetting], Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for one in shown:
         *holders, name = one.path
         place = tree
         for holder in holders:
             place = place.setdefault(holder, {})
-        place[name] = {"value": one.value, "origin": one.origin}
+        place[name] = leaf(one)
     return tree
 
 
-def _yaml_lines(shown: list[ShownSetting]) -> Iterator[str]:
-    above: tuple[str, ...] = ()
-    for one in shown:
-        *holders, name = one.path
-        for depth, holder in enumerate(holders):
-            if above[: depth + 1] != one.path[: depth + 1]:
-                yield f"{'  ' * depth}{_key(holder)}:"
-        origin = "" if one.origin == "default" else f"  # {one.origin}"
-        yield f"{'  ' * len(holders)}{_key(name)}: {_json(one.value)}{origin}"
-        above = one.path
+def _yaml_lines(tree: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, one in tree.items():
+        if isinstance(one, dict):
+            yield f"{indent}{_key(name)}:"
+            yield from _yaml_lines(one, indent + "  ")
+        else:
+            origin = "" if one.origin == "default" else f"  # {one.origin}"
+            yield f"{indent}{_key(name)}: {_json(one.value)}{origin}"
 
 
 def _key(name: str) -> str:
@@ -145,26 +141,23 @@ def _print_table(shown: list[ShownSetting]) -> None:
 
     from streams.cli.tables import show
 
-    rows, ends = [], []
-    for _, members in groupby(shown, key=lambda one: one.path[0]):
-        for one in members:
-            given = one.origin != "default"
-            rows.append(
-                (
-                    Text(".".join(one.path), style="bold" if given else ""),
-                    Text(_plain(one.value), style="green" if given else "cyan"),
-                    Text(one.origin, style="" if given else "dim"),
-                    Text(one.description, style="dim"),
-                )
+    rows = []
+    for one in shown:
+        given = one.origin != "default"
+        rows.append(
+            (
+                Text(".".join(one.path), style="bold" if given else ""),
+                Text(_plain(one.value), style="green" if given else "cyan"),
+                Text(one.origin, style="" if given else "dim"),
+                Text(one.description, style="dim"),
             )
-        ends.append(len(rows) - 1)
-    show(("setting", "value", "from", "what it is"), rows, sections=ends)
+        )
+    ends = [number for number, (one, after) in enumerate(pairwise(shown)) if one.path[0] != after.path[0]]
+    show(("setting", "value", "from", "what it is"), rows, sections=[*ends, len(rows) - 1])
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "-" if value is None else _json(value)
+    return value if isinstance(value, str) else "-" if value is None else _json(value)
 
 
 def _json(value: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from engines.configuration import ConfigurationError
@@ -120,8 +120,7 @@ def _answer(check: Callable[[], list[Finding]]) -> dict[str, Any]:
 def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[Finding]:
     """Return a check's findings, or one that says why it has none."""
     if "findings" in answer:
-        found: list[Finding] = answer["findings"]
-        return found
+        return cast(list[Finding], answer["findings"])
     where = {
         "broker": f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}",
         "s3": f"s3.endpoint_url={settings.s3.endpoint_url or 'AWS'}",
@@ -161,10 +160,7 @@ def only_warn(finding: Finding, reason: str) -> Finding:
 
 
 def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
-    lines = Table.grid(padding=(0, 1))
-    lines.add_column(no_wrap=True)
-    lines.add_column(no_wrap=True)
-    lines.add_column(overflow="fold")
+    lines = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 1))
     for finding in findings:
         mark, colour = _MARKS[finding.status]
         lines.add_row(Text(mark, style=f"bold {colour}"), Text(finding.name, style="bold"), Text(finding.detail))

@@ -30,10 +30,7 @@ def load_settings(ctx: typer.Context, own: Mapping[str, Any] | None = None, *, l
 
     `own` holds what the command's own options set, by key, over all else; None and [] count as not given. Unless
     `logs`, which is for commands that keep running, only levels that --verbose or logging.level ask for are logged:
-    the command reports its errors itself.
-
-    Raises:
-        ConfigurationError: permanent; `main` shows it and exits with 2.
+    the command reports its errors itself. A ConfigurationError is for `main`, which shows it and exits with 2.
     """
     from engines.configuration import LOCAL_FILE, OWN_FILE, load
     from streams.logs import configure_logging

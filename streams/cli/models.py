@@ -16,7 +16,7 @@ from engines.models.resolved_model import RegisteredModel, parse_model_name
 from engines.registry import EngineRegistry
 from handlers import model_registry
 from streams.cli import tables
-from streams.cli.command_line import AsJson, examples, load_settings, pairs, print_json
+from streams.cli.command_line import AsJson, examples, load_settings, note, pairs, print_json
 from streams.plugins import import_plugins
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -110,32 +110,24 @@ def register(
     tags = dict(pairs(tag, "--tag", "revision=main"))
     tags |= {key: value for key, value in (("task", task), ("engine", engine)) if value}
     manager = _manager(ctx)
-    model = manager.register_model_to_mlflow(
-        model_name=name,
-        model_source=source,
-        model_path=Path(path) if path and source == "local" else path,
-        tags=tags,
-    )
+    place = Path(path) if path and source == "local" else path
+    model = manager.register_model_to_mlflow(model_name=name, model_source=source, model_path=place, tags=tags)
     for one in alias or []:
         manager.set_alias(model, one)
+    settings = load_settings(ctx).settings
     with suppress(ConfigurationError):  # a plugin may be installed for workers alone
-        import_plugins(load_settings(ctx).settings.worker.plugins)
-    served = model_registry.tasks()
+        import_plugins(settings.worker.plugins)
+    served, engines = model_registry.tasks(), EngineRegistry(settings).names()
     if unserved := [one for one in model.tasks if one not in served]:
-        typer.echo(
-            f"note: nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}",
-            err=True,
-        )
-    engines = EngineRegistry(load_settings(ctx).settings).names()
+        note(f"nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}")
     if model.engine and model.engine not in engines:
-        typer.echo(f"note: nothing here is engine {model.engine}; there is {', '.join(engines)}", err=True)
+        note(f"nothing here is engine {model.engine}; there is {', '.join(engines)}")
     if not model.engine:
-        typer.echo("note: no engine is named, so each request must name one; or register with --engine", err=True)
+        note("no engine is named, so each request must name one; or register with --engine")
     if model.source.startswith("hf://") and not _COMMIT.fullmatch(model.tags.get("revision", "")):
-        typer.echo(
-            f"note: the hub did not say whether it has {model.source}, and its cache here does not hold it; workers "
-            "fetch it with the first request",
-            err=True,
+        note(
+            f"the hub did not say whether it has {model.source}, and its cache here does not hold it; workers "
+            "fetch it with the first request"
         )
     named = "".join(f", {name}@{one}" for one in alias or [])
     typer.echo(f"registered {model.key}{named} from {model.source}")
@@ -184,9 +176,8 @@ def _print_table(found: list[RegisteredModel]) -> None:
     rows = []
     for one in found:
         model = one.preferred
-        aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(one.aliases.items()))
         versions = ", ".join(f"[{v}]" if v == model.version else v for v in one.versions)
-        row = (model.name, versions, aliases or "-", model.task or "any", model.engine or "any", model.source)
-        rows.append(row)
+        aliases = _shown(dict(one.aliases))
+        rows.append((model.name, versions, aliases, model.task or "any", model.engine or "any", model.source))
     tables.show(("name", "versions", "aliases", "task", "engine", "source"), rows)
     typer.echo("[n] is the version that the plain name stands for")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams import interrupts
-from streams.cli.command_line import command, load_settings, pairs
+from streams.cli.command_line import command, load_settings, note, pairs
 from streams.cli.upload import upload_with_bar
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def send(
         else:
             inputs[field] = sys.stdin.read() if main_input == "-" else main_input
             if _is_file(main_input):
-                typer.echo(
-                    f"note: the text {main_input!r} is sent, not that file; its content: send … - < FILE", err=True
-                )
+                note(f"the text {main_input!r} is sent, not that file; its content: send … - < FILE")
     options = {name: _value(text) for name, text in pairs(option, "--option", "max_new_tokens=8")}
     request = Request(task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or "")
     result = interrupts.run(_infer(settings, request, key, timeout_s))

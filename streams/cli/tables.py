@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 Cell = str | Text
@@ -39,9 +39,7 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: S
         return
     for row in rows:
         out.print(Text(str(row[0]), style="bold"), soft_wrap=True)
-        about = Table.grid(padding=(0, 2))
-        about.add_column(no_wrap=True)
-        about.add_column(overflow="fold")
+        about = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
         for heading, cell in zip(headings[1:], row[1:], strict=True):
             about.add_row(Text(f"  {heading}", style="dim"), cell)
         out.print(about)

@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = Path(".local")
 
-_STARTED_HERE = (
-    "kafka.bootstrap_servers",
-    "s3.endpoint_url",
-    "s3.access_key",
-    "s3.secret_key",
-    "mlflow.tracking_uri",
-)
+_STARTED_HERE = ("kafka.bootstrap_servers", "s3.endpoint_url", "s3.access_key", "s3.secret_key", "mlflow.tracking_uri")
 
 DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
 
@@ -109,12 +103,7 @@ def up(
     with (
         StatusLines(console) as lines,
         LocalPlatform(
-            directory,
-            models=models,
-            overrides=overrides,
-            kafka=kafka,
-            brokers=brokers or 1,
-            on_status=lines.show,
+            directory, models=models, overrides=overrides, kafka=kafka, brokers=brokers or 1, on_status=lines.show
         ) as platform,
     ):
         lines.pause()
@@ -127,11 +116,8 @@ def up(
 
 
 def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
-    """Return the settings of this command line, and a port where they name none.
-
-    Raises:
-        ConfigurationError: permanent; they are invalid, or set the address of a server that is started here.
-    """
+    """Return the settings of this command line, none an address of a server that is started here, and a port where
+    they name none."""
     from deploy.local.ports import is_free
     from engines.config.settings_tree import leaves
     from engines.configuration import ConfigurationError, given_explicitly

@@ -38,12 +38,7 @@ def upload(
 
 
 def upload_with_bar(file: Path, settings: S3Settings, *, to: str | None = None) -> str:
-    """Upload `file`, with a progress bar on standard error where that takes long, and return its address.
-
-    Raises:
-        typer.BadParameter: it is not a file.
-        InferenceError: as `streams.media.uploads.upload`.
-    """
+    """Upload `file`, with a progress bar on standard error where that takes long, and return its address."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
