@@ -28,7 +28,6 @@ Array = np.ndarray[Any, Any]
 
 _ELEMENT_TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
-_TOKEN_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _WEIGHTS = re.compile("(encoder|decoder)/(?:layer_([0-9]+)/)?(.+)/(weight|bias|gamma|beta|encodings)")
 _MODULES = {
     "conv1": ["conv1"],
@@ -76,11 +75,7 @@ def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Pat
 
 
 def read_variables(path: Path) -> dict[str, Array]:
-    """Return the arrays of a CTranslate2 model file by name.
-
-    Raises:
-        ValueError: permanent; the file holds another kind of model.
-    """
+    """Return the arrays of a CTranslate2 model file by name; one of another kind of model raises ValueError."""
     with path.open("rb") as file:
         _version = _read(file, "I")
         if (kind := _read_name(file)) != "WhisperSpec":
@@ -149,8 +144,7 @@ def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:
 def _dense(variables: Mapping[str, Array], name: str) -> torch.Tensor:
     """Return one array in fp32; an int8 array is divided by its scale, one number per row."""
     values: Array = variables[name].astype(np.float32)
-    scale = variables.get(f"{name}_scale")
-    if scale is not None:
+    if (scale := variables.get(f"{name}_scale")) is not None:
         values = values / scale.reshape(-1, *[1] * (values.ndim - 1))
     return torch.from_numpy(values)
 
@@ -170,8 +164,9 @@ def _generation_config(
         "max_length": model.max_target_positions,
         "return_timestamps": False,
         "is_multilingual": multilingual,
-        **{role: getattr(model, role) for role in _TOKEN_ROLES},
     }
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        rules[role] = getattr(model, role)
     if multilingual:
         languages = set(converted["lang_ids"])
         rules["lang_to_id"] = {token: number for token, number in vocabulary.items() if number in languages}

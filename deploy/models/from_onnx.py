@@ -111,6 +111,16 @@ def _filled(model: Any, path: Path, *parts: Any) -> Any:
     return model
 
 
+_KINDS = {
+    "Conv": "convolution",
+    "ConvTranspose": "convolution",
+    "BatchNormalization": "batch normalization",
+    "MatMul": "matrix",
+}
+_KINDS_BY_NAME = {"learnable_affine": "affine", "linear_": "vector", "helper.reshape": "layer normalization"}
+"""Kinds of weights, by the operator that uses them, and of additions and multiplications by how the name begins."""
+
+
 class GraphWeights:
     """Fills modules with the weights of a Paddle2ONNX graph, from one queue per kind: within a kind, nodes are in the
     modules' order."""
@@ -127,16 +137,11 @@ class GraphWeights:
                 continue
             names = [same.get(name, name) for name in node.input]
             used = {name: constants[name] for name in names if name in constants}
-            kind = _kind(node.op_type, used)
-            if kind is not None:
+            if kind := _kind(node.op_type, used):
                 self._queues[kind].append([_tensor(constant) for constant in used.values()])
 
     def fill(self, module: Any) -> None:
-        """Fill a module of any kind.
-
-        Raises:
-            ValueError: permanent; the next weights of the graph do not fit.
-        """
+        """Fill a module of any kind; weights of the graph that do not fit raise ValueError."""
         match module:
             case torch.nn.Conv2d() | torch.nn.ConvTranspose2d():
                 self._put(module.weight, *self._take("convolution"))
@@ -203,21 +208,12 @@ def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:
     """Return the kind of weights a node uses, None where its constants are not weights (shapes, exponents)."""
     if not used:
         return None
-    if operator in ("Conv", "ConvTranspose"):
-        return "convolution"
-    if operator == "BatchNormalization":
-        return "batch normalization"
-    if operator == "MatMul":
-        return "matrix"
     if operator not in ("Add", "Mul"):
-        return None
+        return _KINDS.get(operator)
     [name] = used
-    if name.startswith("learnable_affine"):
-        return "affine"
-    if name.startswith("linear_"):
-        return "vector"
-    if name.startswith("helper.reshape"):
-        return "layer normalization"
+    for prefix, kind in _KINDS_BY_NAME.items():
+        if name.startswith(prefix):
+            return kind
     return "bias" if operator == "Add" and len(used[name].dims) == 4 else None
 
 

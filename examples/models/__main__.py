@@ -7,7 +7,8 @@ import sys
 
 from rich.console import Console
 
-from deploy.models import PreparationError, manifest, prepare, progress_bars
+from deploy.models import PreparationError, prepare, progress_bars
+from deploy.models.preparation import problems
 from examples.models import RECIPES
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{folder}: {problem}; delete the folder and run this again"
         for folder in folders
         if chosen.check
-        for problem in manifest.problems(folder, hashes=True)
+        for problem in problems(folder, hashes=True)
     ]
     for line in damaged or map(str, folders):
         print(line)  # noqa: T201 - the command's output

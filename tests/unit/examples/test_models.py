@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local import LocalStack
-from deploy.models import manifest, prepare
+from deploy.models import prepare
 from deploy.models.catalogue import SHA256
+from deploy.models.preparation import sha256
 from examples.models import SMOLLM2_GGUF
 from examples.models.__main__ import main
 from examples.models.ollama import Ollama
@@ -33,7 +34,7 @@ def test_an_unknown_name_is_misuse_and_lists_the_known_ones(capsys: pytest.Captu
 def test_the_gguf_file_is_kept_as_it_was_published() -> None:
     folder = prepare(SMOLLM2_GGUF)
     [weights] = folder.glob("*.gguf")
-    assert manifest.sha256(weights) in SHA256.values()
+    assert sha256(weights) in SHA256.values()
     assert "Kept as published" in (folder / "HOW_IT_WAS_MADE.md").read_text()
 
 

