@@ -163,8 +163,7 @@ class KafkaNode(Part):
     def _properties(self) -> dict[str, str]:
         nodes = self._cluster.nodes
         voters = [f"{node.number}@{HOST}:{node.ports['controller']}" for node in nodes]
-        copies = len(nodes)
-        in_sync = max(1, copies - 1)
+        copies, in_sync = len(nodes), max(1, len(nodes) - 1)
         return {
             "process.roles": "broker,controller",
             "node.id": str(self.number),

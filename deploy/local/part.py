@@ -77,11 +77,7 @@ class Part(ABC):
 
     @abstractmethod
     def is_healthy(self) -> bool:
-        """Return whether the server answers as it should; called until it does.
-
-        Raises:
-            OSError: not yet.
-        """
+        """Return whether the server answers as it should; called until it does. An OSError means not yet."""
 
     def choose_ports(self) -> dict[str, int]:
         """Return a free port for each of `port_names`; called at the first start, and again if one is taken."""
@@ -163,11 +159,7 @@ class Part(ABC):
                 self._report("stopped")
 
     def run(self, argv: Sequence[str]) -> None:
-        """Run a command to its end, within the time of this start.
-
-        Raises:
-            StackError: permanent; it failed, was late, or the start was given up.
-        """
+        """Run a command to its end, within the time of this start; raises as `start`."""
         self._process = process = self._spawn(argv)
         while (code := process.poll()) is None:
             self._pause()
@@ -242,8 +234,7 @@ def start_together(parts: Sequence[Part]) -> None:
     """Start `parts`, each in a thread, and return when all are healthy; those already healthy stay as they are.
 
     Raises:
-        StackError: permanent; one did not start, the first to say so. Others may be running or starting: stop
-            them.
+        StackError: permanent; of the first that did not start. Others may be running or starting: stop them.
     """
     outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
 

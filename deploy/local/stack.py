@@ -56,11 +56,9 @@ class LocalStack:
 
         of_a_part: dict[str, Any] = {"on_status": self._report, "abandon": self._abandon}
         self.s3, self.mlflow = S3(self.root, **of_a_part), MlflowServer(self.root, **of_a_part)
-        nodes: Sequence[Part] = (
-            KafkaCluster(self.root, kafka, brokers=brokers, **of_a_part).nodes
-            if kafka is not None
-            else [Broker(self.root, **of_a_part)]
-        )
+        nodes: Sequence[Part] = [Broker(self.root, **of_a_part)]
+        if kafka is not None:
+            nodes = KafkaCluster(self.root, kafka, brokers=brokers, **of_a_part).nodes
         self.parts = (*nodes, self.s3, self.mlflow, *(part(self.root, **of_a_part) for part in more))
 
     def settings(self) -> dict[str, Any]:
@@ -73,8 +71,7 @@ class LocalStack:
         """Start all parts side by side and return when each is healthy.
 
         Raises:
-            StackError: permanent; a part did not start, or another stack uses the root. Nothing is left
-                running.
+            StackError: permanent; a part did not start, or another stack uses the root. Nothing is left running.
         """
         self._abandon.clear()
         self.claim()
@@ -89,10 +86,7 @@ class LocalStack:
             raise
 
     def stop(self) -> None:
-        """Stop all parts and return when every process is gone; harmless when repeated.
-
-        A start in progress, in whatever thread, gives up.
-        """
+        """Stop all parts and return when every process is gone; idempotent. A start in progress gives up."""
         self._abandon.set()
         for part in self.parts:
             part.stop()
@@ -112,11 +106,7 @@ class LocalStack:
             self._on_status(status)
 
     def claim(self) -> None:
-        """Lock the root for this stack until `stop`, as `start` does; idempotent.
-
-        Raises:
-            StackError: permanent; another stack uses it.
-        """
+        """Lock the root for this stack until `stop`, or raise StackError where another uses it; idempotent."""
         if self._lock_fd is not None:
             return
         self.root.mkdir(parents=True, exist_ok=True)

@@ -82,11 +82,7 @@ class LocalPlatform:
         """`overrides` are settings on top of those of the local stack, by section and name.
 
         What `models` returns is registered before the worker starts, so `worker.warm` may name it; it is called once
-        the folder is this platform's, so that nothing is prepared in vain. `more` are parts of the stack beyond its
-        own. `kafka` runs Apache Kafka in place of the embedded broker, with one or three `brokers`.
-
-        Raises:
-            StackError: permanent; so many brokers cannot be.
+        the folder is this platform's, so that nothing is prepared in vain. The rest is as of `LocalStack`.
         """
         self.stack = LocalStack(root, more=more, kafka=kafka, brokers=brokers, on_status=on_status)
         self.config_path = self.stack.root / "inferstream.yaml"
@@ -152,11 +148,7 @@ class LocalPlatform:
         self._report("ready", began)
 
     def wait(self) -> NoReturn:
-        """Watch the parts for ever.
-
-        Raises:
-            StackError: permanent; as `check`.
-        """
+        """Watch the parts until `check` raises."""
         while True:
             self.check()
             time.sleep(_POLL_S)
