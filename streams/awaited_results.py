@@ -39,7 +39,7 @@ class AwaitedResults:
 
     def arrived(self, result: Result) -> None:
         """Hand `result` to all futures that wait for it."""
-        for future in list(self._waiting.get(result.id, ())):
+        for future in self._waiting.get(result.id, ()):
             if not future.done():
                 future.set_result(result)
 
@@ -48,8 +48,8 @@ class AwaitedResults:
         if self.failure is None:
             self.failure = failure
             self._ending.set_result(None)
-        for futures in list(self._waiting.values()):
-            for future in list(futures):
+        for futures in self._waiting.values():
+            for future in futures:
                 if not future.done():
                     _fail(future, failure)
 

@@ -139,13 +139,9 @@ class InferenceClient:
         key: bytes | None = None,
         headers: list[tuple[str, bytes]] | None = None,
     ) -> str:
-        """Produce any bytes to the request topic of `task` and return the id a worker derives for them.
-
-        Raises:
-            RequestNotSent, NoAnswer, ClientClosed: as `send`.
-        """
-        until = time.monotonic() + self._send_timeout_s
-        return await self._produce(task, value, key, headers, until)
+        """Produce any bytes to the request topic of `task` and return the id a worker derives for them; raises as
+        `send`."""
+        return await self._produce(task, value, key, headers, time.monotonic() + self._send_timeout_s)
 
     async def infer(self, request: Request, *, key: bytes | None = None, timeout_s: float = 300.0) -> Result:
         """Send `request` and return its result, success or failure.
@@ -276,9 +272,8 @@ class InferenceClient:
             async with asyncio.timeout(until - began):
                 while True:
                     try:
-                        sent = await results.or_end(
-                            self._producer.send_and_wait(topic, value, key=key, headers=headers)
-                        )
+                        sending = self._producer.send_and_wait(topic, value, key=key, headers=headers)
+                        sent = await results.or_end(sending)
                         return f"{sent.topic}/{sent.partition}/{sent.offset}"
                     except KafkaError as error:
                         if not await results.or_end(is_passing_for(self._producer, topic, error)):
@@ -295,11 +290,9 @@ class InferenceClient:
     def _no_answer(self, request: Request, timeout_s: float) -> NoAnswer:
         topic = self._topics.results(request.task)
         seen = self._seen.get(request.task)
-        last = (
-            "none came since the client was opened"
-            if seen is None
-            else f"the latest of any request came {time.monotonic() - seen:.1f} s ago"
-        )
+        last = "none came since the client was opened"
+        if seen is not None:
+            last = f"the latest of any request came {time.monotonic() - seen:.1f} s ago"
         return NoAnswer(
             f"no result for request {request.id} of task {request.task} on topic {topic} within {timeout_s:g} s; "
             f"{last}: does a worker consume {self._topics.requests(request.task)}? (inferstream doctor)",

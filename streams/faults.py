@@ -73,9 +73,7 @@ def contained(call: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
 def _check(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         error = task.exception()
-    elif not task.cancelling():
-        error = RuntimeError("a stray CancelledError ended it")
     else:
-        error = None
+        error = None if task.cancelling() else RuntimeError("a stray CancelledError ended it")
     if error is not None:
         report_fault(error, task.get_name())

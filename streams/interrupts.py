@@ -26,9 +26,6 @@ def run(main: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.Abst
 
     A Ctrl-C while `asyncio.run` makes its loop leaves half a loop, whose end raises further errors. Here it waits
     until the loop is complete.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came; `main` was cancelled, or never started.
     """
     import asyncio
 

@@ -39,12 +39,8 @@ _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
 
 _NO_OUTAGE = frozenset(
     {
-        "CorrelationIdError",
-        "KafkaProtocolError",
-        "KafkaStorageError",
-        "NotEnoughReplicasAfterAppendError",
-        "NotEnoughReplicasError",
-        "UnknownTopicOrPartitionError",
+        *("CorrelationIdError", "KafkaProtocolError", "KafkaStorageError"),
+        *("NotEnoughReplicasAfterAppendError", "NotEnoughReplicasError", "UnknownTopicOrPartitionError"),
     }
 )
 """Errors that aiokafka calls retriable though brokers answer; by name, so that logging does not import it."""
@@ -110,16 +106,15 @@ class RepeatedLines(logging.Filter):
     def flush(self, handler: logging.Handler) -> None:
         """Log to `handler` what was left out and not reported yet."""
         now = self._clock()
+        records = []
         with self._lock:
-            left_out = [
-                (name, level, f"{one.told} {_more(one.left_out, now - one.since)}")
-                for (name, level, _), one in self._kinds.items()
-                if one.left_out
-            ]
-            for one in self._kinds.values():
-                one.left_out = 0
-        for name, level, text in left_out:
-            handler.emit(logging.LogRecord(name, level, __file__, 0, text, None, None))
+            for (name, level, _), one in self._kinds.items():
+                if one.left_out:
+                    text = f"{one.told} {_more(one.left_out, now - one.since)}"
+                    records.append(logging.LogRecord(name, level, __file__, 0, text, None, None))
+                    one.left_out = 0
+        for record in records:
+            handler.emit(record)
 
 
 def _kind_of(record: logging.LogRecord, message: str) -> tuple[str, int, str]:

@@ -33,14 +33,11 @@ class StreamState:
         unreadable = group.unreadable_topics()
         # Copies: the reader's thread may write meanwhile.
         stopped, removed = dict(self.reader.stopped_partitions), dict(self.reader.removed_unread)
-        any_unread = bool(group.missing_topics or unreadable or stopped)
-        limit_s = self.ready_without_broker_s
+        status, limit_s = "ok", self.ready_without_broker_s
         if limit_s is not None and broker["away_s"] > limit_s:
             status = "error"
-        elif broker["status"] != "ok" or group.state != "joined" or any_unread:
+        elif broker["status"] != "ok" or group.state != "joined" or group.missing_topics or unreadable or stopped:
             status = "degraded"
-        else:
-            status = "ok"
         return {
             "status": status,
             "broker": broker,

@@ -97,8 +97,7 @@ async def worker_in_memory(
     """Run a worker as `inferstream worker` does, on a broker in memory.
 
     `models` are the registered models: for each name its tags, such as `task` and `engine`; None asks the MLflow server
-    of the settings. At the end every request that was taken is answered and committed,
-    unless the worker has failed.
+    of the settings. At the end every request that was taken is answered and committed, unless the worker has failed.
 
     Raises:
         ConfigurationError: permanent; a plugin cannot be imported, or a setting of an engine is wrong.
