@@ -54,7 +54,7 @@ class LocalStack:
         if kafka is None and brokers != 1:
             raise StackError(f"{brokers} brokers need Apache Kafka; the embedded broker is always one")
 
-        of_a_part: dict[str, Any] = {"on_status": self._report, "abandon": self._abandon}
+        of_a_part: dict[str, Any] = {"on_status": self.report, "abandon": self._abandon}
         self.s3, self.mlflow = S3(self.root, **of_a_part), MlflowServer(self.root, **of_a_part)
         nodes: Sequence[Part] = [Broker(self.root, **of_a_part)]
         if kafka is not None:
@@ -101,7 +101,8 @@ class LocalStack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _report(self, status: PartStatus) -> None:
+    def report(self, status: PartStatus) -> None:
+        """Hand the status of a part, or of what runs beside the stack, to `on_status`; thread-safe."""
         with self._status_lock:
             self._on_status(status)
 

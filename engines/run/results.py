@@ -112,7 +112,7 @@ def result_of(
 def refused_result(
     error: InferenceError, *, known: Mapping[str, Any], id: str, task: str = "", worker: str, queue_s: float = 0.0
 ) -> Result:
-    """Return the result of a request that was not admitted: of its readable fields, `known`, or `id` and `task`."""
+    """Return the result of a request that was not admitted; its readable fields, `known`, win over `id` and `task`."""
     return result_of(
         error,
         id=known.get("id") or id,

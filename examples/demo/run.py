@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from deploy.local import StackError
+from deploy.local import LocalStack, StackError
 from deploy.local.s3 import BUCKET
 from deploy.models import PreparationError
 from examples.demo.cases import planned
@@ -57,12 +57,9 @@ def _run(console: Console) -> int:
         lines.resume()
         return made
 
-    with (
-        StatusLines(console) as lines,
-        LocalPlatform(
-            Path(".local"), models=models, more=[Ollama], overrides=overrides, on_status=lines.show
-        ) as platform,
-    ):
+    lines = StatusLines(console)
+    stack = LocalStack(Path(".local"), more=[Ollama], on_status=lines.show)
+    with lines, LocalPlatform(stack, models=models, overrides=overrides) as platform:
         os.environ["INFERSTREAM_CONFIG"] = str(platform.config_path)  # for the Python call
         plan = planned(BUCKET)
         _upload(platform, plan.files)

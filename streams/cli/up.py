@@ -69,7 +69,7 @@ def up(
         raise typer.BadParameter(f"{brokers} is neither 1 nor 3", param_hint="--brokers")
     from rich.console import Console
 
-    from deploy.local import KafkaRelease
+    from deploy.local import KafkaRelease, LocalStack
     from deploy.models import CATALOGUE, prepare, progress_bars
     from handlers.decoding.children.memory import trim
     from streams.local.platform import LocalModel, LocalPlatform
@@ -100,12 +100,9 @@ def up(
     # As Ctrl-C, so that everything that was started is stopped.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
-    with (
-        StatusLines(console) as lines,
-        LocalPlatform(
-            directory, models=models, overrides=overrides, kafka=kafka, brokers=brokers or 1, on_status=lines.show
-        ) as platform,
-    ):
+    lines = StatusLines(console)
+    stack = LocalStack(directory, kafka=kafka, brokers=brokers or 1, on_status=lines.show)
+    with lines, LocalPlatform(stack, models=models, overrides=overrides) as platform:
         lines.pause()
         # Not wrapped, so that each command can be copied as a whole.
         console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
@@ -116,8 +113,8 @@ def up(
 
 
 def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
-    """Return the settings of this command line, none an address of a server that is started here, and a port where
-    they name none."""
+    """Return the settings of this command line, with a port where they name none; an address of a server that is
+    started here raises ConfigurationError."""
     from deploy.local.ports import is_free
     from engines.config.settings_tree import leaves
     from engines.configuration import ConfigurationError, given_explicitly

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Self
 
 import yaml
 
-from deploy.local import KafkaRelease, LocalStack, Part, PartStatus, StackError
+from deploy.local import LocalStack, PartStatus, StackError
 from deploy.local.part import end_of_log
 from deploy.local.process import GuardedProcess
 from deploy.models import CATALOGUE, models_directory
@@ -60,38 +60,33 @@ _POLL_S = 0.1
 class LocalPlatform:
     """Everything a newcomer needs, in one object.
 
-        with LocalPlatform(Path(".local")) as platform:
+        with LocalPlatform(LocalStack(Path(".local"))) as platform:
             ...  # platform.settings reaches it; so does any `inferstream` command run in this folder
 
-    Data and logs live under `root`. While it runs, `root/inferstream.yaml` holds the settings that reach it
-    (mode 0600, it names secrets). Nothing outlives the process that started it, however that ends; the worker
+    Data and logs live under the root of its stack. While it runs, `inferstream.yaml` there holds the settings that
+    reach it (mode 0600, it names secrets). Nothing outlives the process that started it, however that ends; the worker
     is drained unless the block ends by an exception, such as a Ctrl-C.
     """
 
     def __init__(
         self,
-        root: Path,
+        stack: LocalStack,
         *,
-        overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        models: Callable[[], Iterable[LocalModel]] = tuple,
-        more: Iterable[type[Part]] = (),
-        kafka: KafkaRelease | None = None,
-        brokers: int = 1,
-        on_status: Callable[[PartStatus], None] = lambda status: None,
+        overrides: Mapping[str, Mapping[str, Any]],
+        models: Callable[[], Iterable[LocalModel]],
     ) -> None:
-        """`overrides` are settings on top of those of the local stack, by section and name.
+        """`overrides` are settings on top of those of `stack`, which is not started yet, by section and name.
 
         What `models` returns is registered before the worker starts, so `worker.warm` may name it; it is called once
-        the folder is this platform's, so that nothing is prepared in vain. The rest is as of `LocalStack`.
+        the folder is this platform's, so that nothing is prepared in vain.
         """
-        self.stack = LocalStack(root, more=more, kafka=kafka, brokers=brokers, on_status=on_status)
-        self.config_path = self.stack.root / "inferstream.yaml"
-        self.worker_log_path = self.stack.root / "logs" / "worker.log"
+        self.stack = stack
+        self.config_path = stack.root / "inferstream.yaml"
+        self.worker_log_path = stack.root / "logs" / "worker.log"
         self.http_url = ""
         """Where the running worker answers HTTP."""
-        self._overrides = overrides or {}
+        self._overrides = overrides
         self._prepare_models = models
-        self._on_status = on_status
         self._worker: GuardedProcess | None = None
         self._settings: Settings | None = None
         self._has_config = False
@@ -194,13 +189,13 @@ class LocalPlatform:
         if not models:
             return
         address, began = self.settings.mlflow.tracking_uri, time.monotonic()
-        self._on_status(PartStatus("models", "starting", address, 0.0))
+        self.stack.report(PartStatus("models", "starting", address, 0.0))
         manager = ModelManager(self.settings.mlflow, self.settings.cache)
         for model in models:
             manager.register_model_to_mlflow(
                 model_name=model.name, model_source=model.source, model_path=model.folder, tags=model.tags
             )
-        self._on_status(PartStatus("models", "ready", address, time.monotonic() - began))
+        self.stack.report(PartStatus("models", "ready", address, time.monotonic() - began))
 
     def _write_config(self) -> None:
         tree: dict[str, dict[str, Any]] = self.stack.settings()
@@ -232,7 +227,7 @@ class LocalPlatform:
 
     def _report(self, status: Any, began: float, detail: str = "") -> None:
         address = self.http_url if status == "ready" else ""
-        self._on_status(PartStatus("worker", status, address, time.monotonic() - began, detail))
+        self.stack.report(PartStatus("worker", status, address, time.monotonic() - began, detail))
 
 
 def _import_mlflow() -> None:

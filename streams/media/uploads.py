@@ -13,15 +13,15 @@ from streams.settings import S3Settings
 
 _CONNECTIONS = 4
 
-Progress = Callable[[int], None]
-"""Called with the bytes sent since the last call, from several threads."""
 
-
-def upload(path: Path, settings: S3Settings, *, to: str | None = None, on_bytes: Progress | None = None) -> str:
+def upload(
+    path: Path, settings: S3Settings, *, to: str | None = None, on_bytes: Callable[[int], None] | None = None
+) -> str:
     """Upload the file at `path` and return its s3:// address. Blocks.
 
     `to` is the address of the object, or of a folder where it ends in a slash. By default the folder is under
-    `s3.uploads` and named by the hash of the content, so that the same file gets the same address.
+    `s3.uploads` and named by the hash of the content, so that the same file gets the same address. `on_bytes` is called
+    with the bytes sent since the last call, from several threads.
 
     Raises:
         InvalidInput: permanent; the file cannot be read, or no address is given or set.
