@@ -33,6 +33,7 @@ class BackgroundLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
         self._stop: Callable[[], Any] = lambda: None
         self.is_closed = False
 
@@ -45,7 +46,6 @@ class BackgroundLoop:
         Raises:
             EngineUnavailable: retryable; the loop is closed.
         """
-        answer: Future[T] = Future()
         with self._lock:
             if self.is_closed:
                 work.close()
@@ -53,13 +53,12 @@ class BackgroundLoop:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=_run, args=(self._loop, self._clean_up), name=f"{self._name} loop", daemon=True
+                    target=_run, args=(self._loop, self._ending, self._clean_up), name=f"{self._name} loop", daemon=True
                 )
                 self._thread.start()
                 self._stop = stop = weakref.finalize(self, _stop, self._loop)
                 stop.atexit = False  # the thread is a daemon; waking it while Python shuts down is of no use
-            self._loop.call_soon_threadsafe(_start, work, answer, self._name)
-            return answer
+            return asyncio.run_coroutine_threadsafe(_contained(work, self._name, self._ending), self._loop)
 
     def close(self) -> None:
         """Take no more work, cancel what runs and return when the thread has ended; idempotent."""
@@ -70,48 +69,22 @@ class BackgroundLoop:
             self._thread.join(_STOP_TIMEOUT_S)
 
 
-def _start(work: Coroutine[Any, Any, T], answer: Future[T], name: str) -> None:
-    """Run `work` as a task of the running loop; the end of the task and of `answer` end each other."""
-    if answer.cancelled():
-        work.close()
-        return
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(_contained(work))
-
-    def on_done(done: asyncio.Task[T | InferenceError]) -> None:
-        work.close()  # the work has not begun where its task was cancelled before
-        if not answer.set_running_or_notify_cancel():
-            return
-        found = _cut_off(name) if done.cancelled() else done.result()
-        if isinstance(found, InferenceError):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def on_answer(ended: Future[T]) -> None:
-        if ended.cancelled():
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
-                loop.call_soon_threadsafe(task.cancel)
-
-    task.add_done_callback(on_done)
-    answer.add_done_callback(on_answer)
-
-
-async def _contained(work: Coroutine[Any, Any, T]) -> T | InferenceError:
-    """Return what `work` returns, or an InferenceError for its exception; only a cancel of its task is raised."""
+async def _contained(work: Coroutine[Any, Any, T], name: str, ending: threading.Event) -> T:
+    """Return what `work` returns; raise an InferenceError for its exception, or a cancel by the caller of `submit`."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its caller may have gone
     try:
         return await work
     except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        if isinstance(error, asyncio.CancelledError) and task.cancelling():
+            if not ending.is_set():
+                raise
+            raise EngineUnavailable(f"engine {name} was closed meanwhile; send the request again") from None
+        if isinstance(error, InferenceError):
             raise
-        if not isinstance(error, InferenceError):
-            log.error("background_work_failed", exc_info=error)
-        return as_inference_error(error)
-
-
-def _cut_off(name: str) -> EngineUnavailable:
-    return EngineUnavailable(f"engine {name} was closed meanwhile; send the request again")
+        log.error("background_work_failed", exc_info=error)
+        raise as_inference_error(error) from None
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:
@@ -119,16 +92,17 @@ def _stop(loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon_threadsafe(loop.stop)
 
 
-def _run(loop: asyncio.AbstractEventLoop, clean_up: CleanUp) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        unfinished = asyncio.all_tasks(loop)
-        for task in unfinished:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*unfinished, return_exceptions=True))
-        loop.run_until_complete(clean_up())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
+def _run(loop: asyncio.AbstractEventLoop, ending: threading.Event, clean_up: CleanUp) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
+        ending.set()
+        runner.run(_end(clean_up))
+
+
+async def _end(clean_up: CleanUp) -> None:
+    """Cancel all work; it has begun by now, as its tasks are older than the one of this."""
+    unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in unfinished:
+        task.cancel()
+    await asyncio.gather(*unfinished, return_exceptions=True)
+    await clean_up()
