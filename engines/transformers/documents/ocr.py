@@ -57,10 +57,7 @@ class ReadingRunner(TaskRunner):
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Image.Image:
         refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
-        if "prompt" in inputs:
-            raise InvalidInput(
-                f"data.prompt is for image-text-to-text models; model {self.name} is not one: leave it out"
-            )
+        _refuse_prompt(self.name, inputs)
         image: Image.Image = inputs["image"]
         return image
 
@@ -70,6 +67,11 @@ class ReadingRunner(TaskRunner):
             page = self._read(image)
             size = {"width": image.width, "height": image.height}
             yield place, {"text": page.text, "lines": page.lines, **size}
+
+
+def _refuse_prompt(name: str, inputs: dict[str, Any]) -> None:
+    if "prompt" in inputs:
+        raise InvalidInput(f"data.prompt is for image-text-to-text models; model {name} is not one: leave it out")
 
 
 def _read_line(recognizer: TextRecognizer, image: Image.Image) -> PageText:
@@ -111,10 +113,7 @@ class ImageToTextRunner(GenerationRunner):
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the decoder's start token, with the encoder's input."""
-        if "prompt" in inputs:
-            raise InvalidInput(
-                f"data.prompt is for image-text-to-text models; model {self.name} is not one: leave it out"
-            )
+        _refuse_prompt(self.name, inputs)
         pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
         return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))
 

@@ -6,9 +6,11 @@ Source: https://arxiv.org/abs/1911.08947 (differentiable binarization: threshold
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
+from engines.base import stop_if_unwanted
 from engines.transformers.device import to_model
-from engines.transformers.documents.tiles import in_tiles
 from engines.transformers.process_state import running
 
 Points = NDArray[np.float32]
@@ -55,6 +57,9 @@ _CLOSE = 3.5
 
 _TILE = 960
 """Sides of the tiles of the second look, in pixels as the model sees them: bounds memory."""
+
+_SHARED = 160
+"""Pixels that neighbours share: each counts up to the middle, as what lies at the edge of a tile is seen in part."""
 
 _COVERED = 0.3
 """Part of a region of the first look that those of the second cover at least where they hold the same text."""
@@ -106,7 +111,7 @@ class TextDetector:
         if max(width, height) <= _MOST_SHRUNK * max(size):
             return whole
         size = _in_steps(width / _CLOSE), _in_steps(height / _CLOSE)
-        close = self._regions(image, size, lambda seen: in_tiles(seen, _TILE, _STEP, self._probabilities))
+        close = self._regions(image, size, lambda seen: in_tiles(seen, self._probabilities))
         return of_both_looks(whole, close)
 
     def _regions(
@@ -137,6 +142,33 @@ class TextDetector:
         grow, shrink = max(1.0, self._limit / shorter), min(1.0, self._limit / longer)
         ratio = min(grow if self._limits_shorter else shrink, self._longest / longer)
         return _in_steps(width * ratio), _in_steps(height * ratio)
+
+
+def in_tiles(picture: Image.Image, look: Callable[[Image.Image], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return what `look` returns for `picture`, (height, width), from overlapping tiles: as if it saw the whole. The
+    sides of the picture and of each tile, and where that begins, are whole steps.
+
+    Raises:
+        Cancelled: permanent; no caller waits any more.
+    """
+    seen = np.empty((picture.height, picture.width), np.float32)
+    for top, bottom, first_row, end_row in _spans(picture.height):
+        for left, right, first, end in _spans(picture.width):
+            stop_if_unwanted()
+            part = look(picture.crop((left, top, right, bottom)))
+            seen[first_row:end_row, first:end] = part[first_row - top : end_row - top, first - left : end - left]
+    return seen
+
+
+def _spans(length: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield for each tile where it begins and ends along a side, and which part of that it counts for."""
+    count = max(1, math.ceil((length - _SHARED) / (_TILE - _SHARED)))
+    side = math.ceil((length + (count - 1) * _SHARED) / count / _STEP) * _STEP
+    starts = [round(index * (length - side) / max(1, count - 1) / _STEP) * _STEP for index in range(count)]
+    tiles = [(start, start + side) for start in starts]
+    seams = [0, *((begins + ends) // 2 for (_, ends), (begins, _) in pairwise(tiles)), length]
+    for (start, end), (first, last) in zip(tiles, pairwise(seams), strict=True):
+        yield start, end, first, last
 
 
 def of_both_looks(whole: Sequence[TextRegion], close: Sequence[TextRegion]) -> list[TextRegion]:

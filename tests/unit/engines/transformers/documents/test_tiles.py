@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from engines.transformers.documents.tiles import in_tiles
+from engines.transformers.documents.text_detection import in_tiles
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,6 @@ def test_every_pixel_comes_from_one_tile_and_not_from_its_edge(size: tuple[int, 
         edges[up:down, before:after] = seen[up:down, before:after]
         return edges
 
-    np.testing.assert_array_equal(in_tiles(picture, 960, 32, look), numbers.astype(np.float32))
+    np.testing.assert_array_equal(in_tiles(picture, look), numbers.astype(np.float32))
     assert all(side % 32 == 0 and side <= 960 for tile in tiles for side in tile)
     assert sum(width * height for width, height in tiles) <= max(2 * columns * rows, 960 * 960)
