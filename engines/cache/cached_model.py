@@ -129,15 +129,12 @@ def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     rows: dict[Hashable, dict[str, Any]] = {}
     for entry in sorted(entries, key=lambda one: -one["age_s"]):
-        key, numbers = entry["key"], {name: entry[name] for name in entry if name not in ("key", "memory")}
-        same = (entry["memory"], key.name, key.version)
-        row = rows.get(same)
-        if row is None:
-            names = {"engine": key.engine, "task": key.task, "tasks": [key.task]}
-            rows[same] = {**names, "model_name": key.name, "version": key.version, **numbers}
-            continue
+        key = entry["key"]
+        names = {"engine": key.engine, "task": key.task, "tasks": [], "model_name": key.name, "version": key.version}
+        numbers = {name: entry[name] for name in ("bytes", "device", "age_s", "idle_s")}
+        row = rows.setdefault((entry["memory"], key.name, key.version), {**names, **numbers, "hits": 0, "leases": 0})
         row["tasks"].append(key.task)
-        row["idle_s"] = min(row["idle_s"], numbers["idle_s"])
-        row["hits"] += numbers["hits"]
-        row["leases"] += numbers["leases"]
+        row["idle_s"] = min(row["idle_s"], entry["idle_s"])
+        row["hits"] += entry["hits"]
+        row["leases"] += entry["leases"]
     return sorted(rows.values(), key=lambda row: -row["idle_s"])
