@@ -26,8 +26,7 @@ from engines.transformers.device import (
 )
 from engines.transformers.memory_limits import WINDOW_S, cost_of
 from engines.transformers.process_state import loading, loads
-from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, TaskRunner, runner_of
-from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, SharedModels, TaskRunner, runner_of
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal

@@ -18,8 +18,7 @@ from engines.transformers.generation.runner import GenerationRunner, Prompt
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import TaskRunner
-from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.runner import SharedModels, TaskRunner
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})

@@ -20,7 +20,7 @@ from engines.transformers.documents.reading_order import Box, reading_order
 from engines.transformers.documents.text_detection import TextDetector, TextRegion
 from engines.transformers.documents.text_recognition import ReadLine, TextRecognizer
 from engines.transformers.loading import ModelFolder
-from engines.transformers.shared_vlms import PAGES, SharedModels
+from engines.transformers.runner import SharedModels
 from handlers.errors import ModelLoadFailed
 
 DETECTION, RECOGNITION = "detection", "recognition"
@@ -77,7 +77,7 @@ class PageReader:
             detector = detection.model("AutoModelForObjectDetection", needs="a text detection model")
             return cls(TextDetector(detector, image_settings(detection)), recognizer_of(recognition))
 
-        return shared.take(folder.path, load, part=PAGES)
+        return shared.take(folder.path, load, part="pages")
 
     def read(self, image: Image.Image) -> PageText:
         """Return the text of an RGB picture."""

@@ -26,8 +26,7 @@ from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, Tok
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome, TaskRunner
-from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.runner import Outcome, SharedModels, TaskRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed, counted
 
 DEFAULT_NEW_TOKENS = 256
@@ -100,14 +99,11 @@ class GenerationRunner(TaskRunner):
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
         """
-        return self.launch(self.prepare(inputs, options), emit, urgency)
+        sequence = self.prepare(inputs, options)
+        return self._loop_of(sequence).submit(sequence, emit, urgency)
 
-    def launch(
-        self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
-    ) -> Future[dict[str, Any]]:
-        """Start one prepared answer, as `submit` does."""
-        loop = self.beams if sequence.beams else self.texts
-        return loop.submit(sequence, emit, urgency)
+    def _loop_of(self, sequence: TokenSequence) -> GenerationLoop:
+        return self.beams if sequence.beams else self.texts
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
         """Yield the results of `submit`, the shortest answers first."""
@@ -115,7 +111,7 @@ class GenerationRunner(TaskRunner):
         try:
             for place, sequence in enumerate(prepared):
                 try:
-                    places[self.launch(sequence)] = place
+                    places[self._loop_of(sequence).submit(sequence)] = place
                 except InferenceError as error:
                     yield place, error
             for done in as_completed(places):

@@ -80,8 +80,8 @@ def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
 ) -> None:
     started: list[tuple[str, Future[dict[str, Any]]]] = []
 
-    def launch(self: Any, sequence: TokenSequence) -> Future[dict[str, Any]]:
-        text = self.tokenizer.decode(sequence.prompt)
+    def submit(sequence: TokenSequence) -> Future[dict[str, Any]]:
+        text = raw.tokenizer.decode(sequence.prompt)
         if text == "c":
             raise RuntimeError("can't start new thread")
         started.append((text, sequence.future))
@@ -89,7 +89,7 @@ def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
             sequence.future.set_result({})
         return sequence.future
 
-    monkeypatch.setattr(TextGenerationRunner, "launch", launch)
+    monkeypatch.setattr(raw.texts, "submit", submit)
     outcomes = ENGINE.infer_batch(raw, [{"inputs": text} for text in ("a", "b", "c")], [{}] * 3)
     assert [type(one) for one in outcomes] == [dict, dict, InferenceFailed]
     assert [(text, future.cancelled()) for text, future in started] == [
