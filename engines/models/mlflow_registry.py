@@ -1,11 +1,13 @@
-"""The MLflow client: looks versions up, creates them, moves their files, and translates errors."""
+"""The MLflow client: looks up, lists and creates versions, moves their files, and translates errors."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +15,6 @@ from typing import Any
 
 from engines.config.setting_problems import mask_password_in_url
 from engines.config.settings import MlflowSettings
-from engines.models.mlflow_listing import (
-    newest_version,
-    or_none,
-    preferred,
-    registered_models,
-    resolved,
-    what_there_is,
-)
 from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 
@@ -28,6 +22,10 @@ EXPERIMENT = "inferstream-models"
 """The MLflow experiment of uploaded models."""
 
 _EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS"})
+_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+_NAMES_SHOWN = 8
+_PAGE = 1000
+"""Models or versions per request."""
 
 
 class MlflowRegistry:
@@ -52,32 +50,41 @@ class MlflowRegistry:
         """
         with self._asked() as client:
             if reference.version is not None:
-                found = or_none(client.get_model_version, reference.name, reference.version)
+                found = _or_none(client.get_model_version, reference.name, reference.version)
             elif reference.alias is not None:
-                found = or_none(client.get_model_version_by_alias, reference.name, reference.alias)
+                found = _or_none(client.get_model_version_by_alias, reference.name, reference.alias)
             else:
-                found = or_none(
-                    client.get_model_version_by_alias, reference.name, self.settings.default_alias
-                ) or newest_version(client, reference.name)
+                preferred = _or_none(client.get_model_version_by_alias, reference.name, self.settings.default_alias)
+                found = preferred or _newest_version(client, reference.name)
             if found is None:
-                raise UnknownModel(what_there_is(client, reference, self.settings.shown_uri))
-            return resolved(found)
+                raise UnknownModel(_what_there_is(client, reference, self.settings.shown_uri))
+            return _resolved(found)
 
     def newest(self, name: str) -> ResolvedModel | None:
         """Return the newest version of `name`, None where there is no such model or it has no version."""
         with self._asked() as client:
-            found = newest_version(client, name)
-            return None if found is None else resolved(found)
+            found = _newest_version(client, name)
+            return None if found is None else _resolved(found)
 
     def all_models(self) -> list[ResolvedModel]:
         """Return, for every registered model, the version its plain name stands for, in order of names."""
         with self._asked() as client:
-            return [resolved(version) for _, version in preferred(client, self.settings.default_alias)]
+            return [_resolved(version) for _, version in _preferred(client, self.settings.default_alias)]
 
     def registered(self) -> list[RegisteredModel]:
         """Return every registered model with all its versions and aliases, in order of names."""
         with self._asked() as client:
-            return registered_models(client, self.settings.default_alias)
+            versions = defaultdict[str, list[int]](list)
+            for one in _every(client.search_model_versions):
+                versions[one.name].append(int(one.version))
+            return [
+                RegisteredModel(
+                    _resolved(version),
+                    tuple(map(str, sorted(versions[model.name]))),
+                    {alias: str(number) for alias, number in model.aliases.items()},
+                )
+                for model, version in _preferred(client, self.settings.default_alias)
+            ]
 
     def set_alias(self, model: ResolvedModel, alias: str) -> None:
         """Let `name@alias` stand for this version from now on.
@@ -106,15 +113,11 @@ class MlflowRegistry:
             self.look_up(reference)
             return
         with self._asked() as client:
-            if or_none(client.get_registered_model, reference.name) is None:
-                raise UnknownModel(what_there_is(client, reference, self.settings.shown_uri))
+            if _or_none(client.get_registered_model, reference.name) is None:
+                raise UnknownModel(_what_there_is(client, reference, self.settings.shown_uri))
 
     def delete(self, reference: ModelReference) -> None:
-        """Delete a version, or a model with all its versions.
-
-        Raises:
-            InvalidRequest, UnknownModel: as `check_deletable`.
-        """
+        """Delete a version, or a model with all its versions; raises as `check_deletable`."""
         self.check_deletable(reference)
         with self._asked() as client:
             if reference.version is not None:
@@ -130,7 +133,7 @@ class MlflowRegistry:
         """
         with self._asked() as client:
             # Names of stored models allow fewer characters than those of registered ones.
-            or_none(client.create_experiment, EXPERIMENT, codes=_EXISTS)
+            _or_none(client.create_experiment, EXPERIMENT, codes=_EXISTS)
             experiment_id = str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
             stored = client.create_logged_model(experiment_id, name=name.replace(".", "_"))
             try:
@@ -152,7 +155,7 @@ class MlflowRegistry:
             RegistryUnavailable: retryable; nothing is left on the server, unless it went away half-way.
         """
         with self._asked() as client:
-            is_new = or_none(client.create_registered_model, name, codes=_EXISTS) is not None
+            is_new = _or_none(client.create_registered_model, name, codes=_EXISTS) is not None
             try:
                 made = client.create_model_version(
                     name, source, tags=dict(tags), model_id=model_id, await_creation_for=0
@@ -161,7 +164,7 @@ class MlflowRegistry:
                 if is_new:
                     client.delete_registered_model(name)
                 raise
-            return resolved(made)
+            return _resolved(made)
 
     def download(self, source: str, folder: Path) -> Path:
         """Download the files at `source` into `folder`, and return where in it they are.
@@ -242,10 +245,7 @@ _UNREACHED = {
 
 
 def _environment(settings: MlflowSettings) -> dict[str, str]:
-    """Return the environment variables for what MLflow's client has no arguments for.
-
-    Its defaults keep a caller waiting for minutes where no server listens.
-    """
+    """Return the environment variables for what MLflow's client has no arguments for; its defaults wait for minutes."""
     environment = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(settings.timeout_s)),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(settings.max_retries),
@@ -273,3 +273,73 @@ def _short(error: BaseException) -> str:
             return words
     text = mask_password_in_url(" ".join(str(error).split()))
     return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _resolved(version: Any) -> ResolvedModel:
+    """Convert MLflow's `version`; its number is a text from a server and a number from a database."""
+    return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
+
+
+def _newest_version(client: Any, name: str) -> Any:
+    found = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=1)
+    return found[0] if found else None
+
+
+def _what_there_is(client: Any, reference: ModelReference, server: str) -> str:
+    """Return a message for a reference to nothing: what is missing, and the nearest name."""
+    registered = _or_none(client.get_registered_model, reference.name)
+    if registered is None:
+        names = [one.name for one in client.search_registered_models(max_results=_PAGE)]
+        near = difflib.get_close_matches(reference.name, names, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else _some_of(names)
+        return f"model_name {str(reference)!r}: no such model is registered at {server}; {hint}"
+    if reference.alias is not None:
+        aliases = ", ".join(sorted(registered.aliases)) or "none"
+        return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
+    newest = _newest_version(client, reference.name)
+    if newest is None:
+        return f"model {reference.name} is registered, but has no version; register one, or delete the model"
+    return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
+
+
+def _or_none(call: Any, *arguments: str, codes: frozenset[str] = _MISSING) -> Any:
+    """Return what `call` returns, or None where the server answers with one of `codes`: that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*arguments)
+    except MlflowException as error:
+        if error.error_code in codes:
+            return None
+        raise
+
+
+def _preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
+    """Return, in MLflow's form, every registered model with the version its plain name stands for."""
+    found = []
+    for model in _every(client.search_registered_models):
+        aliased = model.aliases.get(default_alias)
+        version = max(model.latest_versions, key=lambda one: int(one.version), default=None)
+        if aliased is not None and (version is None or str(version.version) != str(aliased)):
+            version = _or_none(client.get_model_version, model.name, str(aliased)) or version
+        if version is not None:
+            found.append((model, version))
+    return sorted(found, key=lambda pair: str(pair[0].name))
+
+
+def _every(search: Any) -> Iterator[Any]:
+    """Yield the items of all pages of an MLflow search."""
+    page = None
+    while True:
+        answer = search(max_results=_PAGE, page_token=page)
+        yield from answer
+        page = answer.token
+        if not page:
+            return
+
+
+def _some_of(names: list[str]) -> str:
+    if not names:
+        return "nor is any other; register it with `inferstream models register`"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"
