@@ -17,6 +17,7 @@ from weakref import WeakSet
 from engines.deadlines import Patience, expired
 from engines.guarded_call import BETWEEN, Awaited, Call, Stage, present_call, sign_of
 from engines.lease import Lease
+from engines.log_context import failures_logged
 from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
 from handlers.logger import get_logger
@@ -338,7 +339,5 @@ def _exhausted(stuck: list[str]) -> EngineUnavailable:
 
 
 def _safely(end: Callable[[], object]) -> None:
-    try:
+    with failures_logged(log, "stuck_call_not_ended"):
         end()
-    except BaseException:
-        log.exception("stuck_call_not_ended")

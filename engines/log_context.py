@@ -11,6 +11,9 @@ from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
 import msgspec
+from structlog.stdlib import BoundLogger
+
+from handlers.signals import is_of_a_signal
 
 T = TypeVar("T")
 
@@ -69,6 +72,18 @@ def working_on_number(number: int, count: int) -> Iterator[None]:
     at_hand = _at_hand.get()
     with working_on(at_hand[number : number + 1] if len(at_hand) == count else at_hand):
         yield
+
+
+@contextlib.contextmanager
+def failures_logged(log: BoundLogger, event: str, **about: Any) -> Iterator[None]:
+    """Log what the body raises as `event`, and go on after it; only an exception of a signal to this process is
+    raised."""
+    try:
+        yield
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
+        log.exception(event, **about)
 
 
 def shared_task(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from weakref import WeakMethod
 
+from engines.log_context import failures_logged
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -56,11 +57,9 @@ class PeriodicTask:
             task = self._task()
             if task is None:
                 return
-            try:
+            pause_s = _AFTER_A_FAILURE_S
+            with failures_logged(log, "periodic_task_failed", name=self._name):
                 pause_s = task()
-            except BaseException:
-                log.exception("periodic_task_failed", name=self._name)
-                pause_s = _AFTER_A_FAILURE_S
             del task
             if not self._closed:
                 self._wake.wait(pause_s)

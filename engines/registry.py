@@ -12,6 +12,7 @@ from typing import Any
 from engines.base import BaseEngine, PullProgress
 from engines.config.setting_problems import ConfigurationError, settings_for
 from engines.config.settings import EngineSettings
+from engines.log_context import failures_logged
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
 from handlers.registry import BrokenEntryPoint, Registry
@@ -116,12 +117,8 @@ class EngineRegistry(Registry[BaseEngine]):
             engines = list(self._made.items())
             self._made.clear()
         for name, engine in engines:
-            try:
+            with failures_logged(log, "engine_not_closed", engine=name):  # the others must be closed too
                 engine.close()
-            except BaseException as error:
-                if is_of_a_signal(error):
-                    raise
-                log.exception("engine_not_closed", engine=name)  # the others must be closed too
 
     def _config(self, name: str, engine_class: EngineClass) -> Any:
         """Return the argument of the engine's `__init__`."""

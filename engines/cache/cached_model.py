@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from engines.log_context import failures_logged
 from handlers.logger import get_logger
-from handlers.signals import is_of_a_signal
 
 log = get_logger(__name__)
 
@@ -97,13 +97,9 @@ class Entry:
 
     def let_go(self, model: Any) -> None:
         """Unload the model; a failure is logged and no more."""
-        try:
+        # The request that caused it asked for another model, or none; it must not fail because of this one.
+        with failures_logged(log, "unload_failed", key=str(self.key)):
             self.unload(model)
-        except BaseException as error:
-            if is_of_a_signal(error):
-                raise
-            # The request that caused it asked for another model, or none; it must not fail because of this one.
-            log.exception("unload_failed", key=str(self.key))
 
     def drop(self) -> None:
         """Unload an abandoned model that has no leases any more."""

@@ -12,6 +12,7 @@ from engines.cache.cached_model import Loaded
 from engines.cache.model_cache import MakeRoom
 from engines.guard import Guard
 from engines.lease import Lease
+from engines.log_context import failures_logged
 from engines.models.model_files import ModelFiles
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use, key_of
 from handlers.errors import InferenceError, ModelLoadFailed, is_out_of_memory, out_of_memory
@@ -36,15 +37,9 @@ def tell(listener: ModelListener | None, kind: str, model: ResolvedModel, use: U
     engine, task = use
     write = log.error if "error" in more else log.info
     write(kind, model=model.key, engine=engine, task=task, **more)
-    if listener is None:
-        return
-    try:
-        listener(kind, model, {"engine": engine, "task": task, **more})
-    except BaseException as error:
-        if is_of_a_signal(error):
-            raise
-        # The event has happened, even if the listener fails.
-        log.exception("model_listener_failed", kind=kind, model=model.key)
+    if listener is not None:
+        with failures_logged(log, "model_listener_failed", kind=kind, model=model.key):
+            listener(kind, model, {"engine": engine, "task": task, **more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +161,10 @@ class ModelLoading:
 
     def _bytes_of(self, model: Any) -> int:
         """Return the size of a model to unload, 0 where it is not known any more: it is unloaded in any case."""
-        try:
-            return self.engine.model_bytes(model)
-        except BaseException as error:
-            if is_of_a_signal(error):
-                raise
-            log.exception("model_not_measured", engine=self.engine_name, model=self.model.key)
-            return 0
+        size = 0
+        with failures_logged(log, "model_not_measured", engine=self.engine_name, model=self.model.key):
+            size = self.engine.model_bytes(model)
+        return size
 
     def _release_files(self) -> None:
         if self.engine.needs_files:

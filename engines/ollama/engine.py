@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
 from engines.config.settings import OllamaSettings
+from engines.log_context import failures_logged
 from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
@@ -197,12 +198,9 @@ class OllamaEngine(BaseEngine):
 
     def _tell(self, progress: PullProgress) -> None:
         self._heard_at = time.monotonic()
-        if self.on_progress is None:
-            return
-        try:
-            self.on_progress(progress)
-        except BaseException as error:
-            log.error("progress_listener_failed", model=progress.model, exc_info=error)
+        if self.on_progress is not None:
+            with failures_logged(log, "progress_listener_failed", model=progress.model):
+                self.on_progress(progress)
 
 
 def _check_capability(model: str, task: str | None, shown: Shown) -> None:
