@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
 
 from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
@@ -146,17 +145,9 @@ def _refusal(error: Exception, revision: str) -> str | None:
     return "refuses the token in use; correct HF_TOKEN" if status == 401 else None
 
 
-class FoundOnHub(NamedTuple):
-    """What is known of a model on the hub before it is registered."""
-
-    commit: str | None = None
-    """The commit of its revision; None where it is not known."""
-    names: Sequence[str] | None = None
-    """Its files; None where the hub could not be asked."""
-
-
-def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
-    """Return what the hub, or else its client's cache here, knows of a model at `revision` (default: main).
+def find_on_hub(repo_id: str, revision: str | None) -> tuple[str | None, Sequence[str] | None]:
+    """Return commit and files of a model at `revision` (default: main), each None where it is not known: from the hub,
+    or the commit from its client's cache here.
 
     Never waits long. If neither answers, logs one WARNING `hub_model_not_checked`.
 
@@ -168,7 +159,7 @@ def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
         from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
     except ImportError as error:
         log.warning("hub_model_not_checked", repo_id=repo_id, revision=at, reason=str(error))
-        return FoundOnHub()
+        return None, None
     try:
         found = HfApi().model_info(repo_id, revision=revision, timeout=_PIN_TIMEOUT_S)
         names = [file.rfilename for file in found.siblings or ()]
@@ -176,7 +167,7 @@ def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
             one = next((name for name in names if fnmatch(name, _SAFE_WEIGHTS)), names[-1])
             get_hf_file_metadata(hf_hub_url(repo_id, one, revision=found.sha), timeout=_PIN_TIMEOUT_S)
             log.warning("hub_model_needs_token", repo_id=repo_id, cure="set HF_TOKEN for every worker")
-        return FoundOnHub(found.sha, names)
+        return found.sha, names
     except Exception as error:  # as above
         if refused := _refusal(error, at):
             raise InvalidRequest(f"hf://{repo_id}: the hub {refused}") from error
@@ -184,7 +175,7 @@ def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
     commit = _commit(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}", at)
     if commit is None:
         log.warning("hub_model_not_checked", repo_id=repo_id, revision=at, reason=reason)
-    return FoundOnHub(commit)
+    return commit, None
 
 
 def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:

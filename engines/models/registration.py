@@ -69,11 +69,11 @@ def register(
         if named is not None and (folder is None or not folder.is_dir()):
             all_tags.setdefault("repo_id", named[1])
             source = f"hf://{named[1]}"
-            found = find_on_hub(named[1], all_tags.get("revision"))
-            if found.commit is not None:
-                all_tags["revision"] = found.commit
-            if found.names is not None and all_tags["engine"] == "transformers":
-                _check_content(source, found.names, is_transformers=True)
+            commit, names = find_on_hub(named[1], all_tags.get("revision"))
+            if commit is not None:
+                all_tags["revision"] = commit
+            if names is not None and all_tags["engine"] == "transformers":
+                _check_content(source, names, is_transformers=True)
             return _by_reference(registry, model_name, source, all_tags)
         snapshot = None if folder is None else snapshot_in(folder)
         if snapshot is not None:
