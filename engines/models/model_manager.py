@@ -52,7 +52,8 @@ class _Known:
 class ModelManager:
     """The models of one MLflow server, `registry`, and their files on this machine, `files`.
 
-    Thread-safe; methods block, so an event loop calls them from worker threads. An answer is used for
+    Thread-safe; methods block, so an event loop calls them from worker threads, and raise RegistryUnavailable
+    (retryable) where the server is away and they have no earlier answer. An answer is used for
     `alias_poll_s` before the server is asked again; one question per name is under way however many callers
     wait, and never delays those of another name. While the server is away, the last good answer goes on.
     """
@@ -158,11 +159,7 @@ class ModelManager:
         )
 
     def list_models(self) -> list[ResolvedModel]:
-        """Return, for every registered model, the version its plain name stands for.
-
-        Raises:
-            RegistryUnavailable: retryable.
-        """
+        """Return, for every registered model, the version its plain name stands for."""
         return self.registry.all_models()
 
     def delete_model(self, model_name: str) -> None:
@@ -173,7 +170,6 @@ class ModelManager:
         Raises:
             InvalidRequest: permanent; neither of the two forms.
             UnknownModel: permanent.
-            RegistryUnavailable: retryable.
         """
         reference = parse_model_name(model_name)
         self.registry.delete(reference)
@@ -186,7 +182,6 @@ class ModelManager:
 
         Raises:
             InvalidRequest: permanent; `alias` is not an alias, or one that MLflow keeps for itself.
-            RegistryUnavailable: retryable.
         """
         self.registry.set_alias(model, alias)
 
