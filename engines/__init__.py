@@ -21,9 +21,9 @@ __all__ = ["BaseEngine", "inference_manager", "model_manager"]
 
 def __getattr__(name: str) -> Any:
     if name in ("inference_manager", "model_manager"):
-        from engines import singletons
+        from engines.inference import default
 
-        return singletons.default(name)
+        return default(name)
     if name == "BaseEngine":
         from engines.base import BaseEngine
 

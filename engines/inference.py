@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any, Self, cast
 
 from engines.base import PullProgress
@@ -12,6 +14,7 @@ from engines.cache.loader import ModelListener
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from engines.config.settings import EngineSettings
+from engines.configuration import load
 from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.guard import Guard
 from engines.lease import Lease
@@ -253,3 +256,20 @@ def _sign_of_life(guard: Guard, listener: PullListener | None) -> PullListener:
             listener(engine, progress)
 
     return hear
+
+
+_lock = threading.RLock()
+
+
+def default(name: str) -> InferenceManager | ModelManager:
+    """Return `inference_manager` or `model_manager` of this process; made once, whichever thread asks first."""
+    with _lock:
+        manager = _inference_manager()
+    return manager.models if name == "model_manager" else manager
+
+
+@cache
+def _inference_manager() -> InferenceManager:
+    # Its callers may read what the process may, so local paths are trusted.
+    fetch = partial(fetch_by_entry_point, trust_local_paths=True)
+    return InferenceManager.from_settings(load(EngineSettings).settings, fetch_media=fetch)
