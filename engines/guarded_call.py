@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from engines.exit_status import native_threads
 from engines.lease import Lease, nothing
-from engines.log_context import failures_logged
 from handlers.errors import Cancelled, InferenceTimeout
 from handlers.logger import get_logger
 
@@ -24,10 +23,11 @@ T = TypeVar("T")
 
 def sign_of(alive_at: Callable[[], float]) -> float:
     """Return the time of the last sign of life, 0 where that cannot be told: this call is one of many."""
-    sign = 0.0
-    with failures_logged(log, "last_sign_failed"):
-        sign = max(0.0, alive_at())
-    return sign
+    try:
+        return max(0.0, alive_at())
+    except BaseException:
+        log.exception("last_sign_failed")
+        return 0.0
 
 
 @dataclass(slots=True, eq=False)

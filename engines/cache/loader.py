@@ -161,10 +161,13 @@ class ModelLoading:
 
     def _bytes_of(self, model: Any) -> int:
         """Return the size of a model to unload, 0 where it is not known any more: it is unloaded in any case."""
-        size = 0
-        with failures_logged(log, "model_not_measured", engine=self.engine_name, model=self.model.key):
-            size = self.engine.model_bytes(model)
-        return size
+        try:
+            return self.engine.model_bytes(model)
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
+            log.exception("model_not_measured", engine=self.engine_name, model=self.model.key)
+            return 0
 
     def _release_files(self) -> None:
         if self.engine.needs_files:
