@@ -217,11 +217,8 @@ class BaseEngine(ABC):
         return None
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-        """Return what one input takes of a batch, in the engine's unit for the task: pixels, seconds of sound,
-        frames, tokens.
-
-        The cost of a batch is its number of inputs times the largest cost among them.
-        """
+        """Return what one input takes of a batch, in the engine's unit for the task (pixels, seconds of sound, frames,
+        tokens); a batch costs its number of inputs times the largest cost among them."""
         return 1.0
 
     def max_cost(self, task: str) -> float:
@@ -252,10 +249,8 @@ class BaseEngine(ABC):
         return 0
 
     def shared_memory(self, model: Any) -> Hashable | None:
-        """Return a key that is equal for loaded models with the same bytes in memory, None for a model with its own.
-
-        One version loaded for two tasks can share bytes; `model_bytes` counts once for them.
-        """
+        """Return a key that is equal for loaded models with the same bytes in memory, which count once; None for a
+        model with its own."""
         return None
 
     def is_shared(self, model: Any) -> bool:

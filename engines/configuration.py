@@ -36,10 +36,8 @@ T = TypeVar("T", bound=EngineSettings)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """A settings tree, and the origin of each value by dotted key.
-
-    An origin is "default", "file PATH:LINE", "env NAME" or "command line".
-    """
+    """A settings tree, and the origin of each value by dotted key: "default", "file PATH:LINE", "env NAME" or "command
+    line"."""
 
     settings: T
     origins: dict[str, str]

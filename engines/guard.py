@@ -190,10 +190,8 @@ class Guard:
                 then()
 
     def follow(self, answer: Future[Any], one: Awaited) -> None:
-        """Call `give_up` in a thread of this object when there is no sign of life for too long; ends with `answer`.
-
-        The model counts as stuck until `recovered`.
-        """
+        """Call `give_up` in a thread of this object when there is no sign of life for too long, until `answer` ends;
+        the model counts as stuck until `recovered`."""
         with self._lock:
             self._answers.add(one)
         self._look_within(one.limit_s)

@@ -217,10 +217,8 @@ class InferenceManager:
         return cached_models(self.cache.entries())
 
     def clear_cache(self, *, include_warm: bool = False) -> dict[str, Any]:
-        """Unload every model that is not in use; those of `worker.warm` only with `include_warm`.
-
-        Returns {"cleared": how many, "in_use": [models in use], "kept": [warm models]}.
-        """
+        """Unload every model that is not in use; those of `worker.warm` only with `include_warm`. Returns {"cleared":
+        how many, "in_use": [models in use], "kept": [warm models]}."""
         warm = set[VersionId]() if include_warm else self._versions.warm_versions()
         cleared = self.cache.clear(keep=lambda key: key.model in warm)
         if cleared:

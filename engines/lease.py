@@ -8,10 +8,8 @@ from typing import Any
 
 
 class Lease:
-    """The right to use one loaded model, alone or shared with other leases; thread-safe.
-
-    The model stays in memory until `release`, which every holder calls once; a second call does nothing.
-    """
+    """The right to use one loaded model, alone or shared, which stays in memory until every holder has called
+    `release`; a second call does nothing. Thread-safe."""
 
     def __init__(self, model: Any, release: Callable[[], None]) -> None:
         self.model = model

@@ -42,11 +42,8 @@ turn = _Turn()
 
 
 class working_on:
-    """Names these requests in every log line written inside, by this asyncio task or thread.
-
-    A context does not follow a request into a batch, or a batch into a thread: code that works for several requests,
-    or in another thread, uses this.
-    """
+    """Names these requests in every log line written inside, by this asyncio task or thread; for code that works for
+    several requests or in another thread, where a context does not follow them."""
 
     __slots__ = ("_before", "_requests")
 

@@ -15,11 +15,8 @@ _AFTER_A_FAILURE_S = 5.0
 
 
 class PeriodicTask:
-    """Calls a method of its owner again and again; thread-safe.
-
-    The method returns the seconds until the next call. The thread does not keep the owner alive, and ends with it. A
-    call that raises is logged and does not end the thread.
-    """
+    """Calls a method of its owner again and again, which returns the seconds until the next call; thread-safe. The
+    thread does not keep the owner alive, and ends with it. A call that raises is logged and ends nothing."""
 
     def __init__(self, task: Callable[[], float], name: str) -> None:
         self._task = WeakMethod(task)

@@ -37,10 +37,8 @@ _by_plugins: dict[str, Callable[..., BaseEngine]] = {}
 
 
 def register_engine(name: str, engine_class: EngineClass) -> None:
-    """Register `engine_class` under `name` in every registry of this process; requests name it in `engine`.
-
-    For modules named in worker.plugins; an installed package declares an entry point instead.
-    """
+    """Register `engine_class` under `name` in every registry of this process, from a module named in worker.plugins; an
+    installed package declares an entry point instead."""
     _check(name, engine_class)
     _by_plugins[name] = engine_class
 

@@ -13,10 +13,8 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """Shares the result of a call with all who ask for its key while it is under way; thread-safe.
-
-    A call that hangs occupies one daemon thread, and blocks only those who wait for it.
-    """
+    """Shares the result of a call with all who ask for its key while it is under way; one that hangs occupies a daemon
+    thread and blocks only them. Thread-safe."""
 
     def __init__(self, name: str) -> None:
         """`name` is the prefix of the threads' names; the key follows."""

@@ -119,10 +119,8 @@ def unload_in_a_thread(unload: Callable[[], None]) -> None:
 
 
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per version of `ModelCache.entries()`; tasks that share its bytes in memory are one row.
-
-    Versions of other names have separate rows, even where they share those bytes.
-    """
+    """Return one row per name and version of `ModelCache.entries()`, with all its tasks that share its bytes in
+    memory."""
     rows: dict[Hashable, dict[str, Any]] = {}
     for entry in sorted(entries, key=lambda one: -one["age_s"]):
         key = entry["key"]

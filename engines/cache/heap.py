@@ -19,11 +19,8 @@ _WORTH_IT = 64 * 1024**2
 
 
 class HeapTrimmer:
-    """Returns memory after a burst of requests and after models were unloaded. Thread-safe.
-
-    It waits until no model was used for some seconds: the kernel would have to clear memory that the next request
-    takes again. At most once in ten seconds.
-    """
+    """Returns memory once no model was used for some seconds after a burst of requests or an unload, at most once in
+    ten seconds: the kernel has to clear what the next request takes again. Thread-safe."""
 
     def __init__(
         self,

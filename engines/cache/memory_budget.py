@@ -121,10 +121,8 @@ class MemoryBudget:
         return excess, is_exceeded
 
     def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
-        """Return those of `others` whose memory `entry` could use: on the same device.
-
-        Where the device of `entry` is not known yet, any counts; models of another server never do.
-        """
+        """Return those of `others` on the device of `entry`, whose memory it could use; of any device where its own is
+        not known yet, never of another server."""
         places = {self.place(other.device) for other in (others if not entry.device else [entry])}
         return [
             other for other in others if other is not entry and other.bytes > 0 and self.place(other.device) in places

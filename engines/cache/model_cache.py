@@ -64,18 +64,13 @@ class ModelCache:
         return Lease(entry.model, lambda: self._release_alone(entry))
 
     def share(self, key: Hashable, load: Load, unload: Unload) -> Lease:
-        """Return a shared lease on the model of `key`, loading it first where needed.
-
-        For models that take several calls at once. Otherwise as `lease`.
-        """
+        """As `lease`, but shared with other leases: for models that take several calls at once."""
         entry = self._enter(key, load, unload)
         return Lease(entry.model, lambda: self._release(entry))
 
     def hold(self, key: Hashable) -> Lease | None:
-        """Return a lease on a model that is to be replaced, None where it is not loaded.
-
-        It stays until `retire`, and no longer counts against the budget: its successor takes its place.
-        """
+        """Return a lease on a model that is to be replaced, None where it is not loaded. It stays until `retire`, but
+        does not count against the budget: its successor takes its place."""
         with self._changed:
             entry = self._entries.get(key)
             if entry is None or entry.state is not State.READY:

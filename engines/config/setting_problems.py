@@ -58,10 +58,8 @@ def nearest(key: str, known: Mapping[str, Leaf]) -> Leaf | None:
 def explain(
     error: ValidationError, given: Mapping[str, Given], known: Mapping[str, Leaf], *, under: str = ""
 ) -> list[str]:
-    """Return one sentence per invalid setting, and one per contradiction between settings.
-
-    `under` is the key of the section that was validated, where that was not the whole tree.
-    """
+    """Return one sentence per invalid setting, and one per contradiction between settings; `under` is the key of a
+    section that was validated alone."""
     found: list[str] = []
     for detail in error.errors(include_url=False):
         key = ".".join([under, str(detail["loc"][0])] if under and detail["loc"] else map(str, detail["loc"][:2]))

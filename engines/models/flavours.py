@@ -74,11 +74,8 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def digest_of(folder: Path, each: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256, in hex, of the folder's manifest; `each` is called after every file.
-
-    The manifest is one line per file, in order of path: the file's own SHA-256, two spaces, its path relative
-    to the folder with forward slashes, as `sha256sum` writes them.
-    """
+    """Return the SHA-256, in hex, of the folder's manifest as `sha256sum` writes it: a line per file in order of path,
+    with its SHA-256, two spaces, and its path relative to the folder. `each` is called after every file."""
     manifest = hashlib.sha256()
     for path in files_in(folder):
         with path.open("rb") as file:

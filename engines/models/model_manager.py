@@ -113,10 +113,8 @@ class ModelManager:
         return self._resolve(model_name, still_s=0.0)
 
     def renew(self, model_name: str) -> ResolvedModel:
-        """As `resolve`, but asks again in the second half of an answer's time.
-
-        Called often enough for a name in use, it saves requests the wait for the server.
-        """
+        """As `resolve`, but asks again in the second half of an answer's time, so that requests need not wait for the
+        server."""
         return self._resolve(model_name, still_s=self.alias_poll_s / 2)
 
     def _resolve(self, model_name: str, still_s: float) -> ResolvedModel:
@@ -221,11 +219,8 @@ class ModelManager:
             self._last_good.save(reference, model)
 
     def _go_on_with(self, reference: ModelReference, last: ResolvedModel, known: _Known | None) -> ResolvedModel:
-        """Use `last` until the next poll, so that callers do not wait one after the other.
-
-        `known` is what the caller found before it asked: if it was replaced meanwhile, the new one is newer than
-        `last`.
-        """
+        """Use `last` until the next poll, so that callers do not wait one after the other; but what replaced `known`,
+        which the caller found before it asked, is newer than `last`."""
         with self._lock:
             now = self._known.get(reference)
             if now is known:
@@ -247,10 +242,8 @@ _FIELDS = ("name", "version", "source", "tags")
 
 
 class LastGoodResolutions:
-    """One small file per name, replaced atomically; any number of threads and processes may share the folder.
-
-    Resolutions of another server do not count. A disk error is logged and never fails a request.
-    """
+    """One small file per name, replaced atomically; any number of threads and processes may share the folder. What
+    another server said does not count. A disk error is logged and never fails a request."""
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:
         self._folder = folder

@@ -19,10 +19,7 @@ _TAGS_OF_ORIGIN = ("sha256", "revision", "physical_path", "ollama_model_name")
 
 
 class VersionId(NamedTuple):
-    """Identifies a version uniquely for all time.
-
-    Its number alone does not: numbers start again at 1 when a model was deleted and registered again.
-    """
+    """Identifies a version for all time: numbers start again at 1 when a model was deleted and registered again."""
 
     name: str
     version: str
@@ -122,10 +119,8 @@ ANY_TASK = "*"
 
 
 class ModelKey(NamedTuple):
-    """The key of one loaded model in the cache, and of the batch queue of its requests.
-
-    Shown as `engine/task/name/version`.
-    """
+    """The key of a loaded model in the cache and of the batch queue of its requests; shown as
+    `engine/task/name/version`."""
 
     engine: str
     task: str

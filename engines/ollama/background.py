@@ -22,10 +22,8 @@ _STOP_TIMEOUT_S = 10.0
 
 
 class BackgroundLoop:
-    """Runs coroutines for callers of any thread; its thread starts with the first of them.
-
-    `close`, or deleting the object, cancels running work, awaits `clean_up` in the loop and ends the thread.
-    """
+    """Runs coroutines for callers of any thread, in a thread that starts with the first of them. `close`, or deleting
+    the object, cancels running work, awaits `clean_up` in the loop and ends the thread."""
 
     def __init__(self, name: str, *, clean_up: CleanUp) -> None:
         self._name = name

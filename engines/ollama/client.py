@@ -54,11 +54,8 @@ class OllamaClient:
         )
 
     async def answer(self, path: str, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
-        """Run a prompt (/api/generate) or a conversation (/api/chat); `hear` gets every chunk, and the last one, with
-        counts and times, is returned.
-
-        Where the server ends its stream in good order without a last chunk, that is one that is not `done`.
-        """
+        """Run a prompt (/api/generate) or a conversation (/api/chat). `hear` gets every chunk; returned is the last,
+        with counts and times, which is not `done` where the server ends its stream in good order without it."""
         last = AnswerChunk()
         try:
             async with (

@@ -100,10 +100,8 @@ class OllamaEngine(BaseEngine):
         *,
         urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
-        """Start one input and return at once; cancelling the future closes the stream, which ends the work.
-
-        The raw result is that of `engines.ollama.answer.Answer.result`.
-        """
+        """Start one input and return at once; cancelling the future closes the stream, which ends the work. The raw
+        result is that of `engines.ollama.answer.Answer.result`."""
         answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
         with self._held_lock:
             self._under_way.add(answer)
@@ -123,10 +121,8 @@ class OllamaEngine(BaseEngine):
         return self._heard_at if self._under_way else time.monotonic()
 
     def unload_model(self, model: OllamaModel) -> bool:
-        """Have the server unload the model when it is idle, unless another of our models is the same one there.
-
-        Only an attempt: return whether the server was asked. Never raises.
-        """
+        """Ask the server to unload the model when it is idle, unless another of our models is the same one there;
+        return whether it was asked. Never raises."""
         with self._held_lock:
             ours = self._held[model.name]
             ours.discard(model)

@@ -49,11 +49,8 @@ class ActiveVersion:
     """The uses for which the wanted version failed to load."""
 
     def observe(self, answer: ResolvedModel, *, asked_after: int, number: int) -> None:
-        """Take an answer of the registry; another version makes change `number`.
-
-        `asked_after` is the number of the last change when the registry was asked: an older answer does not undo a
-        newer one.
-        """
+        """Take an answer of the registry; another version makes change `number`. An answer asked for when `asked_after`
+        was the last change does not undo a newer one."""
         if answer.id != self.wanted.id:
             if asked_after < self.change:
                 return

@@ -77,15 +77,8 @@ class Versions:
         self._closing = False
 
     def resolve(self, model_name: str, *, is_warm: bool = False) -> ClaimedVersion:
-        """Return the active version of `name`, `name@alias` or `name/version`.
-
-        `is_warm` keeps the model of that name in memory without requests.
-
-        Raises:
-            InvalidRequest: permanent; `model_name` has none of the three forms.
-            UnknownModel: permanent; the server knows no such model, version or alias.
-            RegistryUnavailable: retryable; the server is away, and never answered for this name.
-        """
+        """Return the active version of `name`, `name@alias` or `name/version`; raises what `ModelManager.resolve`
+        raises. `is_warm` keeps the model of that name in memory without requests."""
         asked_after = self._changes
         try:
             answer = self._models.resolve(model_name)
@@ -110,10 +103,8 @@ class Versions:
             return {active.current.id for name, active in self._names.items() if name in self._warm}
 
     def tend(self) -> float:
-        """Look up the names in memory, unload what is not needed; return the seconds until the next time.
-
-        Called by a thread of this object; blocks while the registry answers and models are unloaded.
-        """
+        """Look up the names in memory, unload what is not needed, and return the seconds until the next time; blocks,
+        in a thread of this object."""
         self._look_up_names()
         all_gone = self._retirement.collect()
         # An answer is renewed in the second half of its time: checked every quarter, none expires.

@@ -62,10 +62,8 @@ def reading_order(boxes: Sequence[Box], texts: Sequence[str]) -> list[list[int]]
 def along_the_text(
     boxes: Sequence[Box], polygons: Sequence[Sequence[Sequence[float]] | None], texts: Sequence[str]
 ) -> list[Box]:
-    """Return `boxes` as they are once the page is turned by quarters so that most letters run to the right.
-
-    A polygon begins at the top left of its text and goes on along it; a text without one runs to the right.
-    """
+    """Return `boxes` as they are once the page is turned by quarters so that most letters run to the right, as a text
+    without a polygon does; a polygon begins at the top left of its text and goes on along it."""
     letters = [0, 0, 0, 0]
     for polygon, text in zip(polygons, texts, strict=True):
         letters[_quarters(polygon) if polygon else 0] += len(text)
