@@ -14,14 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel
 
 from engines.log_context import working_on_number
-from handlers.errors import (
-    Cancelled,
-    InferenceError,
-    InferenceFailed,
-    is_out_of_memory,
-    out_of_memory,
-    words_of,
-)
+from handlers.errors import Cancelled, InferenceError, InferenceFailed, is_out_of_memory, out_of_memory, words_of
 from handlers.logger import get_logger
 from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal

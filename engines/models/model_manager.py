@@ -21,13 +21,7 @@ from engines.models.model_files import ModelFiles
 from engines.models.registration import register
 from engines.models.resolved_model import ModelReference, ResolvedModel, parse_model_name
 from engines.single_flight import SingleFlight
-from handlers.errors import (
-    InferenceError,
-    InvalidRequest,
-    RegistryUnavailable,
-    UnknownModel,
-    as_inference_error,
-)
+from handlers.errors import InferenceError, InvalidRequest, RegistryUnavailable, UnknownModel, as_inference_error
 from handlers.logger import get_logger
 
 log = get_logger(__name__)

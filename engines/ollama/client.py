@@ -12,16 +12,7 @@ import msgspec
 
 from engines.config.settings import OllamaSettings
 from engines.ollama.failures import Failures, Refused
-from engines.ollama.wire import (
-    AnswerChunk,
-    BadLine,
-    JsonLines,
-    ModelList,
-    PullChunk,
-    ServerError,
-    Shown,
-    Version,
-)
+from engines.ollama.wire import AnswerChunk, BadLine, JsonLines, ModelList, PullChunk, ServerError, Shown, Version
 
 CONNECT_TIMEOUT_S = 5.0
 HEALTH_TIMEOUT_S = 1.5
