@@ -215,11 +215,8 @@ class BaseEngine(ABC):
         return 1.0
 
     def max_cost(self, task: str) -> float:
-        """Return the largest cost of a batch, in the unit of `cost`; an input that costs more runs alone.
-
-        An engine that does not override `infer_batch` gains nothing by batches, so each of its inputs runs alone: it
-        waits for no other, and the most urgent is next.
-        """
+        """Return the largest cost of a batch, in the unit of `cost`; an input that costs more runs alone, the most
+        urgent first. So does each input of an engine that does not override `infer_batch`: batches gain it nothing."""
         return 1.0 if type(self).infer_batch is BaseEngine.infer_batch else math.inf
 
     def batch_key(self, options: Mapping[str, Any]) -> str:

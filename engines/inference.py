@@ -58,10 +58,8 @@ class InferenceManager:
         limits: LimitSettings | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`fetch_media` fetches the media of a Python call; by default local paths only under media.allowed_roots.
-
-        `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed.
-        """
+        """`fetch_media` fetches the media of a Python call, by default local paths only under media.allowed_roots.
+        `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed."""
         self.models = models
         self.cache = cache
         self.engines = engines
@@ -95,10 +93,8 @@ class InferenceManager:
         on_pull: PullListener | None = None,
         guard: Guard | None = None,
     ) -> Self:
-        """Return a new manager; without `handlers` it serves the tasks of `model_registry`, under these limits.
-
-        Nothing is connected to or loaded before the first request. `guard` says how long engines may be silent.
-        """
+        """Return a new manager, which connects to and loads nothing before the first request. Without `handlers` it
+        serves the tasks of `model_registry`, under these limits. `guard` says how long engines may be silent."""
         guard = guard or Guard()
         if handlers is None:
             model_registry.configure(settings.media)
@@ -171,11 +167,9 @@ class InferenceManager:
             warmed = model.id
 
     def health_check(self) -> dict[str, Any]:
-        """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}} within 2 s.
-
-        `error` means that no request can be answered; `degraded` that some cannot, or only those whose model is in
-        memory. Engines that do not exist and have no settings are not made for this.
-        """
+        """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}} within 2 s:
+        `error` where no request can be answered, `degraded` where some cannot, or only those whose model is in memory.
+        It makes no engine that has no settings."""
         engines, stuck = self.engines, self.guard.stuck
         asked = {*engines.made(), *engines.configured()}
         by_name = {f"engines.{name}": lambda name=name: engines.get(name).health() for name in asked}
@@ -209,11 +203,9 @@ class InferenceManager:
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
-        """Return the models in memory, each as a dict.
-
-        Keys: engine, task (the first it was loaded for; "*" for any), tasks, model_name, version, device, bytes,
-        hits, leases, and in seconds age_s since the load and idle_s since the last use.
-        """
+        """Return the models in memory, each as a dict: engine, task (the first it was loaded for; "*" for any), tasks,
+        model_name, version, device, bytes, hits, leases, and in seconds age_s since the load and idle_s since the last
+        use."""
         return cached_models(self.cache.entries())
 
     def clear_cache(self, *, include_warm: bool = False) -> dict[str, Any]:

@@ -97,12 +97,9 @@ class MemoryBudget:
             )
 
     def excess(self, entries: Collection[Entry], max_models: int | None) -> tuple[list[Entry], bool]:
-        """Return the idle `entries` to evict, the first ones first, and whether the limits are exceeded even without
-        them.
-
-        The limits are those of bytes and `max_models`. Entries that share their bytes are one model: it is evicted as
-        a whole, by its last use.
-        """
+        """Return the idle `entries` to evict for the limits of bytes and `max_models`, the first ones first, and
+        whether the limits are exceeded even without them. Entries that share their bytes are evicted as one model, by
+        its last use."""
         most = sys.maxsize if max_models is None else max_models
         models: dict[Hashable, list[Entry]] = {}
         for entry in entries:

@@ -87,11 +87,8 @@ class ModelCache:
         return Lease(entry.model, release)
 
     def abandon(self, key: Hashable, model: Any, gone: Callable[[], None] | None = None) -> None:
-        """Let another load replace `model`, as a call on it hangs, unless that has happened.
-
-        Waiting callers get the new one. The old one is unloaded, and `gone` called, when its last lease ends after
-        all.
-        """
+        """Let another load replace `model`, as a call on it hangs, unless that has happened: waiting callers get the
+        new one. The old one is unloaded, and `gone` called, when its last lease ends after all."""
         with self._changed:
             entry = self._entries.get(key)
             if entry is not None and entry.state is State.READY and entry.model is model:

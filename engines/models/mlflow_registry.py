@@ -29,12 +29,9 @@ _PAGE = 1000
 
 
 class MlflowRegistry:
-    """A client of one MLflow server.
-
-    Thread-safe. Every method blocks, up to the retries of the settings, and raises RegistryUnavailable (retryable)
-    where the server does not answer, or not usefully. MLflow reads its timeouts and credentials only from the
-    environment, so making a registry sets them there.
-    """
+    """A thread-safe client of one MLflow server. Every method blocks, up to the retries of the settings, and raises
+    RegistryUnavailable (retryable) where the server does not answer usefully. Making one sets MLflow's timeouts and
+    credentials in the environment, the only place where MLflow reads them."""
 
     def __init__(self, settings: MlflowSettings) -> None:
         self.settings = settings

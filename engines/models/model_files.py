@@ -144,11 +144,8 @@ class ModelFiles:
         return answer
 
     def _physical(self, model: ResolvedModel) -> Path | None:
-        """Return the folder in a trusted tag `physical_path`, None where the files must be downloaded.
-
-        Every user who may write to the registry may set the tag, so it counts only under a root that the operator
-        allows.
-        """
+        """Return the folder in a trusted tag `physical_path`, None where the files must be downloaded. Every user who
+        may write to the registry may set the tag, so it counts only under a root that the operator allows."""
         tagged = model.tags.get("physical_path")
         if not tagged:
             return None

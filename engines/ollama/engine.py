@@ -38,11 +38,9 @@ T = TypeVar("T")
 
 
 class OllamaEngine(BaseEngine):
-    """Runs requests on an Ollama server, at most `ollama.max_concurrent` at a time.
-
-    Thread-safe, calls for one model overlap. All waiting happens in one thread of the engine, which starts with the
-    first call and ends with `close`; listeners are called in it and must not block.
-    """
+    """Runs requests on an Ollama server, at most `ollama.max_concurrent` at a time. Thread-safe; calls for one model
+    overlap. All waiting happens in one thread, from the first call to `close`; listeners are called in it and must not
+    block."""
 
     name = "ollama"
     supported_tasks = frozenset(NEEDED_CAPABILITY)

@@ -27,11 +27,8 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class ActiveVersion:
-    """The state of one name. Not thread-safe: `Versions` guards it by its lock.
-
-    A transition is one method: `observe`, then `begin` and `activate` or `fail`; `activate` alone where nothing has
-    to be loaded.
-    """
+    """The state of one name; `Versions` guards it by its lock. A transition is one method: `observe`, then `begin` and
+    `activate` or `fail`; `activate` alone where nothing has to be loaded."""
 
     name: str
     current: ResolvedModel

@@ -29,10 +29,8 @@ class _Retired:
 
 
 class Retirement:
-    """The versions to unload, and the claims of requests on all versions.
-
-    Thread-safe. `is_needed` returns whether a name stands for a version; it is called while no lock is held.
-    """
+    """The versions to unload, and the claims of requests on all versions. Thread-safe; calls `is_needed`, which tells
+    whether a name stands for a version, while no lock is held."""
 
     def __init__(
         self,

@@ -100,11 +100,9 @@ class TextDetector:
 
     @running()
     def find(self, image: Image.Image) -> list[TextRegion]:
-        """Return the regions of text in an RGB picture, in no particular order.
-
-        A picture that the settings shrink until text is too small to be seen is looked at a second time, in tiles,
-        whose number its pixels bound. Lines too large for that look count from the first one.
-        """
+        """Return the regions of text in an RGB picture, in no particular order. One that the settings shrink until text
+        is too small to be seen is looked at again in tiles, whose number its pixels bound; lines too large for those
+        count from the first look."""
         width, height = image.size
         size = self._seen_size(width, height)
         whole = self._regions(image, size, self._probabilities)
