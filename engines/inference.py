@@ -54,7 +54,6 @@ class InferenceManager:
         fetch_media: FetchMedia = fetch_by_entry_point,
         on_model: ModelListener | None = None,
         idle_unload_s: float | None = None,
-        probes: HealthProbes | None = None,
         limits: LimitSettings | None = None,
         guard: Guard | None = None,
     ) -> None:
@@ -66,7 +65,7 @@ class InferenceManager:
         self.handlers = handlers
         self.statistics = Statistics()
         self.outcomes = Outcomes(self.statistics)
-        self._probes = probes or HealthProbes()
+        self._probes = HealthProbes()
         self.guard = guard = guard or Guard()
         self.execution = Execution(cache, models, on_model, guard)
         self._versions = Versions(
@@ -99,9 +98,10 @@ class InferenceManager:
         if handlers is None:
             model_registry.configure(settings.media)
             handlers = model_registry
+        allowed = settings.transformers
+        wanted = WantedFiles(pickle=allowed.allow_pickle, code=allowed.trust_remote_code)
         return cls(
-            models=models
-            or ModelManager(settings.mlflow, settings.cache, wanted=WantedFiles.by(settings.transformers)),
+            models=models or ModelManager(settings.mlflow, settings.cache, wanted=wanted),
             cache=ModelCache(
                 settings.cache.max_models,
                 MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, InvalidRequest, ModelLoadFailed, RegistryUnavailable, counted
 from handlers.logger import get_logger
@@ -31,11 +30,6 @@ class WantedFiles:
 
     pickle: bool = False
     code: bool = False
-
-    @classmethod
-    def by(cls, settings: TransformersSettings) -> WantedFiles:
-        """Return the files that `settings` allow."""
-        return cls(pickle=settings.allow_pickle, code=settings.trust_remote_code)
 
     @property
     def extras(self) -> list[str]:

@@ -17,7 +17,6 @@ from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
 from engines.run.direct_call import FetchMedia, fetch_by_entry_point
-from engines.run.health import HealthProbes
 from engines.run.job import Job
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InvalidInput, UnknownModel
@@ -148,7 +147,6 @@ class Bench:
         *,
         fetch_media: FetchMedia = fetch_by_entry_point,
         max_models: int = 4,
-        probes: HealthProbes | None = None,
         handler: type[ShoutHandler] = ShoutHandler,
     ) -> None:
         self.models = KnownModels(
@@ -170,7 +168,6 @@ class Bench:
             engines=self.engines,
             handlers=handlers,
             fetch_media=fetch_media,
-            probes=probes,
             on_model=lambda kind, model, details: self.told.append((kind, model.key)),
         )
 

@@ -91,7 +91,9 @@ def report(tmp_path: Path, *, mlflow: str, ollama: str, timeout_s: float = DEADL
 
 def manager_of(models: ModelManager, engines: EngineRegistry, probes: HealthProbes) -> InferenceManager:
     cache = ModelCache(1, MemoryBudget(1))
-    return InferenceManager(models=models, cache=cache, engines=engines, handlers=HandlerRegistry(), probes=probes)
+    manager = InferenceManager(models=models, cache=cache, engines=engines, handlers=HandlerRegistry())
+    manager._probes = probes
+    return manager
 
 
 def unwell(health: dict[str, Any]) -> set[str]:
@@ -187,7 +189,8 @@ def test_no_engine_that_works_is_an_error_of_the_whole(bench: Bench, monkeypatch
 def test_a_component_that_never_answers_is_an_error_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
 ) -> None:
-    bench = Bench(tmp_path, probes=HealthProbes(timeout_s=0.05))
+    bench = Bench(tmp_path)
+    bench.manager._probes = HealthProbes(timeout_s=0.05)
     released, asked = threading.Event(), []
 
     def hang(*_: Any) -> dict[str, Any]:
