@@ -78,12 +78,9 @@ def stop_if_unwanted() -> None:
 
 
 class BaseEngine(ABC):
-    """Loads models and runs inputs on them.
-
-    One instance lives as long as the worker. Calls come from worker threads; calls for one loaded model never
-    overlap (but for `submit`), calls for different models may. Only `load_model`, `infer` and `unload_model`
-    must be written: batching has a working default, one input after the other.
-    """
+    """Loads models and runs inputs on them; one instance lives as long as the worker. Calls come from worker threads;
+    calls for one loaded model never overlap (but for `submit`), calls for different models may. Only `load_model`,
+    `infer` and `unload_model` must be written: batching has a working default, one input after the other."""
 
     name: ClassVar[str] = ""
     """The name requests carry in `engine`; set by registration where it is empty."""
@@ -172,13 +169,9 @@ class BaseEngine(ABC):
         options: Sequence[dict[str, Any]],
         early: Early,
     ) -> list[dict[str, Any] | InferenceError]:
-        """As `infer_batch`, and call `early` with the number and outcome of each input that is done before the
-        others.
-
-        `early` is called from one thread; the request is answered at once. An engine whose inputs take different
-        times overrides this. Outcomes passed to `early` stand, even if this raises afterwards and the remaining
-        inputs run again.
-        """
+        """As `infer_batch`, and call `early`, from one thread, with the number and outcome of each input that is done
+        before the others: its request is answered at once. For engines whose inputs take different times. Outcomes
+        passed to `early` stand, even if this raises afterwards and the remaining inputs run again."""
         return self.infer_batch(model, inputs, options)
 
     def submit(
@@ -200,13 +193,10 @@ class BaseEngine(ABC):
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 
     def last_sign(self, model: Any) -> float | None:
-        """Return when, by time.monotonic, the model last gave a sign of life for `submit`; None where nothing is
-        under way.
-
-        A sign is a token, an answer or a handled cancel. Never blocks. An engine that does not override this gives
-        signs by calls of `emit` and by futures that end. A model that is silent for worker.infer_timeout_s counts as
-        stuck.
-        """
+        """Return when, by time.monotonic, the model last gave a sign of life for `submit`: a token, an answer or a
+        handled cancel; None where nothing is under way. Never blocks. An engine that does not override this gives signs
+        by calls of `emit` and by futures that end. A model that is silent for worker.infer_timeout_s counts as
+        stuck."""
         return None
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:

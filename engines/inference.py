@@ -37,12 +37,9 @@ from handlers.settings import LimitSettings
 
 
 class InferenceManager:
-    """Answers requests with the models of the registry.
-
-    Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` takes a request through
-    all stages. A pipeline that fetches and batches by itself uses `resolver` and `execution`; what it calls under
-    `guard` is abandoned if it hangs.
-    """
+    """Answers requests with the models of the registry; `infer` takes one through all stages. Thread-safe; every method
+    blocks, so an event loop calls it from worker threads. A pipeline that fetches and batches by itself uses `resolver`
+    and `execution`; what it calls under `guard` is abandoned if it hangs."""
 
     def __init__(
         self,

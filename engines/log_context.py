@@ -73,8 +73,7 @@ def working_on_number(number: int, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failures_logged(log: BoundLogger, event: str, **about: Any) -> Iterator[None]:
-    """Log what the body raises as `event`, and go on after it; only an exception of a signal to this process is
-    raised."""
+    """Log what the body raises as `event`, and go on after it; raise only what a signal to this process raised."""
     try:
         yield
     except BaseException as error:

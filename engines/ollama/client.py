@@ -27,11 +27,9 @@ Chunk = TypeVar("Chunk", AnswerChunk, PullChunk)
 
 
 class OllamaClient:
-    """One server's API, for one event loop; cancelling a call closes its connection, which stops its work.
-
-    A busy server sends no byte before it starts on a request, so the wait for the first byte has the whole
-    timeout. Every call raises InferenceErrors as `engines.ollama.failures` lists them, and nothing else.
-    """
+    """One server's API, for one event loop; cancelling a call closes its connection, which stops its work. A busy
+    server sends no byte before it starts on a request, so the wait for the first byte has the whole timeout. Every call
+    raises only InferenceErrors, as `engines.ollama.failures` lists them."""
 
     def __init__(self, settings: OllamaSettings) -> None:
         self.failures = Failures(settings.api_base)

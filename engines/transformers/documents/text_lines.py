@@ -129,11 +129,11 @@ def _line(words: Sequence[_Placed]) -> Line:
     order = as_read([one.word["text"] for one in words])
     read = tuple(words[index].word for index in order)
     if not words[0].angle:
-        return Line(read, _whole(_union([word["box"] for word in read])))
+        return Line(read, list(map(round, _union([word["box"] for word in read]))))
     left, top, right, bottom = _union([one.box for one in words])
     corners = _turned([(left, top), (right, top), (right, bottom), (left, bottom)], words[0].angle)
     polygon = [[round(x), round(y)] for x, y in corners]
-    return Line(read, _whole(_union([(*corner, *corner) for corner in corners])), polygon)
+    return Line(read, list(map(round, _union([(*corner, *corner) for corner in corners]))), polygon)
 
 
 def _turned(points: Iterable[Sequence[float]], angle: float) -> list[Point]:
@@ -144,7 +144,3 @@ def _turned(points: Iterable[Sequence[float]], angle: float) -> list[Point]:
 def _union(boxes: Sequence[Sequence[float]]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
-
-
-def _whole(box: Sequence[float]) -> list[int]:
-    return [round(side) for side in box]

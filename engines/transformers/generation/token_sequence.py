@@ -232,8 +232,7 @@ class TokenSequence:
         return min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=None)
 
     def _decode(self, tokens: list[int]) -> str:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return text if isinstance(text, str) else "".join(text)
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def without_half_character(text: str) -> str:

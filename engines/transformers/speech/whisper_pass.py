@@ -47,8 +47,7 @@ class SpeechTokens:
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text, with U+FFFD for incomplete characters."""
-        text = self._tokenizer.decode(tokens)
-        return text if isinstance(text, str) else "".join(text)
+        return str(self._tokenizer.decode(tokens))
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens` without an incomplete character at its end."""
