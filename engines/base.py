@@ -163,11 +163,7 @@ class BaseEngine(ABC):
         return outcomes
 
     def infer_each(
-        self,
-        model: Any,
-        inputs: Sequence[dict[str, Any]],
-        options: Sequence[dict[str, Any]],
-        early: Early,
+        self, model: Any, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]], early: Early
     ) -> list[dict[str, Any] | InferenceError]:
         """As `infer_batch`, and call `early`, from one thread, with the number and outcome of each input that is done
         before the others: its request is answered at once. For engines whose inputs take different times. Outcomes
@@ -276,7 +272,4 @@ def bisected(
     if len(items) == 1:
         return [outcome]
     middle = len(items) // 2
-    return [
-        *bisected(run, items[:middle], failed=failed),
-        *bisected(run, items[middle:], failed=failed),
-    ]
+    return bisected(run, items[:middle], failed=failed) + bisected(run, items[middle:], failed=failed)

@@ -73,11 +73,7 @@ class ModelLoading:
         """
         self.guard.check()
         started = time.perf_counter()
-        details: dict[str, Any] = {
-            "task": self.task,
-            "version": self.model.version,
-            "tags": dict(self.model.tags),
-        }
+        details: dict[str, Any] = {"task": self.task, "version": self.model.version, "tags": dict(self.model.tags)}
         late: list[Loaded] = []
         taken = Lease(None, lambda: self._undo(details, late))
         try:
