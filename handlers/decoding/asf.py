@@ -5,8 +5,6 @@ Source: Advanced Systems Format (ASF) Specification 1.20.03, sections 2, 3.1, 5 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 """How every file begins."""
 
@@ -17,34 +15,24 @@ _CORRECTED = b"\x82\0\0"
 """How every packet begins where the first does: it has data for the correction of errors, all of them 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The part of a file with its packets, which is before `end`."""
-
-    start: int
-    end: int
-    packet_size: int
-
-
 def end_of(content: bytes, at: int = 0) -> int | None:
     """Return where the packets of the file at `at` end by its headers, None where it does not know."""
-    data = _data_of(content, at)
-    return None if data is None else data.end
+    packets = _packets(content, at)
+    return None if packets is None else packets.stop
 
 
 def damaged_packets(content: bytes) -> tuple[int, int]:
     """Return how many packets are damaged, and how many there are; damage within a packet is not seen."""
-    data = _data_of(content)
-    if data is None or not content.startswith(_CORRECTED, data.start):
+    packets = _packets(content, 0)
+    if packets is None or not content.startswith(_CORRECTED, packets.start):
         return 0, 0
-    end = min(data.end, len(content)) - data.packet_size + 1
-    starts = range(data.start, end, data.packet_size)
+    starts = range(packets.start, min(packets.stop, len(content)) - packets.step + 1, packets.step)
     return sum(not content.startswith(_CORRECTED, start) for start in starts), len(starts)
 
 
-def _data_of(content: bytes, at: int = 0) -> _Data | None:
-    header_size = int.from_bytes(content[at + 16 : at + 24], "little")
-    data = at + header_size
+def _packets(content: bytes, at: int) -> range | None:
+    """Return where the packets of the file at `at` begin by its headers, None where it does not know."""
+    data = at + int.from_bytes(content[at + 16 : at + 24], "little")
     size = int.from_bytes(content[data + 16 : data + 24], "little")
     properties = content.find(_PROPERTIES, at, data)
     fields = content[properties : properties + 104]
@@ -52,4 +40,4 @@ def _data_of(content: bytes, at: int = 0) -> _Data | None:
     is_live = len(fields) < 104 or bool(fields[88] & 1)
     if not content.startswith(_DATA, data) or size <= _DATA_HEADER or is_live or not packet_size:
         return None
-    return _Data(data + _DATA_HEADER, data + size, packet_size)
+    return range(data + _DATA_HEADER, data + size, packet_size)

@@ -16,8 +16,7 @@ from handlers.decoding.audio_containers import SoundTrack, gather_track
 from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts_of, with_known_size
 from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
-from handlers.decoding.damage import damage_of
-from handlers.decoding.truncation import ENOUGH, missing_end, missing_end_of_container
+from handlers.decoding.damage import ENOUGH, damage_of, missing_end, missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger

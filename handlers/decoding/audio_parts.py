@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from handlers.decoding import asf, matroska
+from handlers.decoding import asf, matroska, ogg
 
 _XING = re.compile(rb"Xing|Info")
 _BEFORE_XING = (9, 11, 17, 19, 32, 34)
@@ -87,15 +87,12 @@ def _chunks(content: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
 
 def has_several_streams(content: bytes) -> bool:
     """Return whether an Ogg has several streams side by side: then its first pages each begin one."""
-    if len(content) < 27 or not content.startswith(b"OggS"):
-        return False
-    second = 27 + content[26] + sum(content[27 : 27 + content[26]])
-    return content.startswith(b"OggS", second) and len(content) > second + 5 and bool(content[second + 5] & 2)
+    return content.startswith(ogg.CAPTURE) and ogg.begins_stream(content, ogg.page_end(content, 0))
 
 
 def _starts(content: bytes) -> Iterator[int]:
     """Yield where each file begins, the first at 0."""
-    if content[:4] == b"OggS":
+    if content.startswith(ogg.CAPTURE):
         yield from _ogg_starts(content)
     elif content[4:8] in (b"ftyp", b"styp"):
         yield from _mp4_starts(content)
@@ -162,17 +159,14 @@ def _known(size: int) -> int:
 def _ogg_starts(content: bytes) -> Iterator[int]:
     """Yield the first page of each chain: one that begins a stream, after one that does not."""
     at, began = 0, False
-    while content.startswith(b"OggS", at) and at + 27 <= len(content):
-        begins = bool(content[at + 5] & 2)
+    while at >= 0 and at + ogg.HEADER_SIZE <= len(content):
+        begins = ogg.begins_stream(content, at)
         if begins and not began:
             yield at
         began = begins
-        segments = content[at + 26]
-        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
-        if not content.startswith(b"OggS", at):  # bytes outside of any page, such as tags
-            at = content.find(b"OggS\0", at)
-            if at < 0:
-                return
+        at = ogg.page_end(content, at)
+        if not content.startswith(ogg.CAPTURE, at):  # bytes outside of any page, such as tags
+            at = content.find(ogg.CAPTURE + b"\0", at)
 
 
 def _mp4_starts(content: bytes) -> Iterator[int]:

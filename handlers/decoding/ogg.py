@@ -5,12 +5,15 @@ Source: RFC 3533 section 6.
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 CAPTURE = b"OggS"
 """How every page begins."""
 
-_HEADER = 27
+HEADER_SIZE = 27
+_FIELDS = struct.Struct("<5xB8xII")
+"""The flags of a page, the serial number of its stream, and its own number in that."""
 _BEGINS, _ENDS = 2, 4
 """The flags of the first and the last page of a stream."""
 
@@ -21,40 +24,41 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the opposite order: of such bytes, the checksum of zlib is that of Ogg."""
 
 
+def page_end(content: bytes, at: int) -> int:
+    """Return where the page at `at` ends by its header; beyond the end of the file where that is missing."""
+    lengths = at + HEADER_SIZE
+    if lengths > len(content):
+        return lengths
+    body = lengths + content[lengths - 1]
+    return body + sum(content[lengths:body])
+
+
+def begins_stream(content: bytes, at: int) -> bool:
+    """Return whether there is a page at `at` that is the first of its stream."""
+    return content.startswith(CAPTURE, at) and at + HEADER_SIZE <= len(content) and bool(content[at + 5] & _BEGINS)
+
+
 def damaged_pages(content: bytes) -> tuple[int, int]:
     """Return how many pages are damaged, and how many there are.
 
     Bytes outside of pages, such as tags, do not count where the numbers of pages have no gap. Neither does a last page
     without its end.
     """
-    whole = damaged = failed = at = 0
-    numbers: dict[bytes, int] = {}
-    is_gap = False
-    while 0 <= at <= len(content) - _HEADER and whole + damaged + failed < _MOST_PAGES:
-        end = _end(content, at)
+    whole = damaged = failed = at = last_end = 0
+    numbers: dict[int, int] = {}
+    while 0 <= at <= len(content) - HEADER_SIZE and whole + damaged + failed < _MOST_PAGES:
+        end = page_end(content, at)
         if not _is_whole(content, at, end):
-            at, is_gap = content.find(CAPTURE, at + 4), True
+            at = content.find(CAPTURE, at + 4)
             failed += at >= 0 or end <= len(content)
             continue
-        flags, serial = content[at + 5], content[at + 14 : at + 18]
-        number = int.from_bytes(content[at + 18 : at + 22], "little")
-        if is_gap:
-            missing = 0 if flags & _BEGINS else number - numbers.get(serial, number) - 1
-            damaged, failed = damaged + max(failed, missing), 0
-        numbers[serial] = number
-        whole, at, is_gap = whole + 1, end, not content.startswith(CAPTURE, end)
-        if is_gap:
-            at = content.find(CAPTURE, end)
-            is_lost = at < 0 and end < len(content) and not flags & _ENDS
-            failed += is_lost  # the last page, whose beginning is damaged
+        flags, serial, number = _FIELDS.unpack_from(content, at)
+        missing = 0 if at == last_end or flags & _BEGINS else number - numbers.get(serial, number) - 1
+        damaged, failed = damaged + max(failed, missing), 0
+        whole, last_end, numbers[serial] = whole + 1, end, number
+        at = content.find(CAPTURE, end)
+        failed += at < 0 and end < len(content) and not flags & _ENDS  # the last page, whose beginning is damaged
     return damaged + failed, whole + damaged + failed
-
-
-def _end(content: bytes, at: int) -> int:
-    """Return where the page at `at` ends by its header."""
-    lengths = at + _HEADER
-    body = lengths + content[lengths - 1]
-    return body + sum(content[lengths:body])
 
 
 def _is_whole(content: bytes, at: int, end: int) -> bool:

@@ -21,9 +21,8 @@ from av.video.stream import VideoStream
 from handlers.decoding import containers
 from handlers.decoding.audio_parts import parts_of
 from handlers.decoding.children.video_frames import FrameIndex, decode_frames, index_frames
-from handlers.decoding.damage import damage_of
+from handlers.decoding.damage import ENOUGH, damage_of, missing_end_of_container
 from handlers.decoding.pixel_limits import check_size
-from handlers.decoding.truncation import missing_end_of_container
 from handlers.decoding.video import Frames, Sampling
 from handlers.errors import MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import TAKEN_BY
@@ -31,9 +30,6 @@ from handlers.settings import MediaSettings
 
 _FORMATS = (*containers.FORMATS, "gif", "apng")
 _CURE = "send a whole mp4, webm, mov, mkv, avi or gif file"
-
-_ENOUGH = 0.5
-"""A video without its end is used if this part of it is there."""
 
 _MOST_TRACKS = 8
 """How many video streams are searched for one with several frames."""
@@ -104,7 +100,7 @@ def _losses(container: InputContainer, stream: VideoStream, index: FrameIndex, c
     if missing := missing_end_of_container(content):
         whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
         there = f"{index.duration_s:.1f} s of {whole} are there"
-        if not missing.is_little if claimed_s is None else index.duration_s < _ENOUGH * claimed_s:
+        if not missing.is_little if claimed_s is None else index.duration_s < ENOUGH * claimed_s:
             raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
         lost.append(f"{missing.text}; {there}")
     damage = damage_of(content)
@@ -112,7 +108,7 @@ def _losses(container: InputContainer, stream: VideoStream, index: FrameIndex, c
         is_alone = damage and len(container.streams) == 1  # else it may be the length of another
         whole_s = max(index.duration_s, (is_alone and claimed_s) or 0.0)
         there = f"{index.covered_s:.1f} s of {whole_s:.1f} s"
-        if index.duration_s < _ENOUGH * whole_s:
+        if index.duration_s < ENOUGH * whole_s:
             raise MediaCorrupt(f"{what} is damaged: only {there} can be read; {_CURE}")
         lost.append(f"{damage or 'the file is damaged'}; {there} can be read")
     return lost

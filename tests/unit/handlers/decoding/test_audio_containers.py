@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from handlers.decoding.audio import SAMPLE_RATE, read_sound
-from handlers.decoding.truncation import missing_end_of_container
+from handlers.decoding.damage import missing_end_of_container
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from tests.containers import encoded_sound, encoded_video

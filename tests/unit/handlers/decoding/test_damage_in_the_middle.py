@@ -129,7 +129,7 @@ def test_a_missing_end_is_no_damage_in_the_middle(sounds: dict[str, bytes], kind
 def test_a_live_recording_without_sizes_is_whole_and_damage_in_it_is_found(sounds: dict[str, bytes]) -> None:
     content = sounds["webm of opus"]
     unknown = b"\x01" + b"\xff" * 7
-    segment = content.index(matroska.SEGMENT)
+    segment = content.index(matroska._SEGMENT)
     live = content[: segment + 4] + unknown + content[segment + 12 :]
     first, second = (found.start() for found in re.finditer(rb"\x1f\x43\xb6\x75", live))
     lengths = [9 - live[start + 4].bit_length() for start in (first, second)]
@@ -161,7 +161,7 @@ def test_a_page_that_is_gone_with_its_header_is_counted(sounds: dict[str, bytes]
 
 
 def test_many_elements_take_little_work() -> None:
-    start = matroska.EBML + b"\x80" + matroska.SEGMENT + b"\x01" + b"\xff" * 7
+    start = matroska.EBML + b"\x80" + matroska._SEGMENT + b"\x01" + b"\xff" * 7
     voids = b"\x1f\x43\xb6\x75\x01" + b"\xff" * 7 + b"\xec\x80" * 2_000_000
     assert matroska.damaged_clusters(start + voids)[0] == 0
     pages = (b"OggS" + bytes(23)) * 600_000
