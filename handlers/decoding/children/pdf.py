@@ -59,10 +59,7 @@ def read_pages(
         yield len(numbers), memoryview(b"")
         found, letters = [], 0
         for number in numbers:
-            with (
-                _page(pdf, number, what, has_layers=has_layers) as opened,
-                closing(opened.get_textpage()) as text,
-            ):
+            with _page(pdf, number, what, has_layers=has_layers) as opened, closing(opened.get_textpage()) as text:
                 letters += text.count_chars()
                 if letters > max_letters:
                     raise MediaTooLarge(
@@ -70,24 +67,21 @@ def read_pages(
                         f"({max_letters}): {fewer_pages(len(numbers))}"
                     )
                 found.append({**_with_words(opened, text), "number": number, "dpi": dpi})
-        pictured = {page["number"]: page for page in found if with_images or page["words"] is None}
-        if with_images:
-            cut: dict[int, Any] = {}
-        else:
-            cut = {page["number"]: page["unread"] for page in found if page["unread"] is not None}
-        sizes = ((number, *_size(page, cut.get(number))) for number, page in pictured.items())
+        drawn = {
+            page["number"]: (not with_images and page["unread"]) or (0, 0, page["width"], page["height"])
+            for page in found
+            if with_images or page["words"] is None
+        }
+        sizes = ((number, right - left, bottom - top) for number, (left, top, right, bottom) in drawn.items())
         check_page_sizes(what, sizes, max_pixels)
         damage = PdfDamage(content)
         for page in found:
             number = page["number"]
-            page["damage"] = damage.of_page(number, is_drawn=number in pictured)
-            if number not in pictured:
+            page["damage"] = damage.of_page(number, is_drawn=number in drawn)
+            if number not in drawn:
                 yield page, memoryview(b"")
                 continue
-            with (
-                _page(pdf, number, what) as opened,
-                closing(_drawn(opened, page, cut.get(number))) as bitmap,
-            ):
+            with _page(pdf, number, what) as opened, closing(_drawn(opened, page, drawn[number])) as bitmap:
                 size = {"image_size": (bitmap.width, bitmap.height), "stride": bitmap.stride}
                 yield {**page, **size}, memoryview(bitmap.buffer).cast("B")
 
@@ -145,16 +139,9 @@ def _with_words(page: PdfPage, text: PdfTextPage) -> dict[str, Any]:
     }
 
 
-def _size(page: dict[str, Any], part: Sequence[int] | None) -> tuple[int, int]:
-    """Return the width and height of the image of a page, or of a part of it."""
-    if part is None:
-        return page["width"], page["height"]
-    return part[2] - part[0], part[3] - part[1]
-
-
-def _drawn(opened: PdfPage, page: dict[str, Any], part: Sequence[int] | None) -> PdfBitmap:
-    """Return the image of a page, or of a part of it."""
-    left, top, right, bottom = part or (0, 0, page["width"], page["height"])
+def _drawn(opened: PdfPage, page: dict[str, Any], part: Sequence[int]) -> PdfBitmap:
+    """Return the image of a part of a page."""
+    left, top, right, bottom = part
     cut_off = (left, page["height"] - bottom, page["width"] - right, top)
     # Rounded up to pixels again.
     crop = tuple((pixels - 0.5) / _SCALE for pixels in cut_off)

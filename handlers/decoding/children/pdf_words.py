@@ -138,13 +138,10 @@ def _runs(letters: Iterable[_Letter]) -> Iterator[list[_Letter]]:
     """Yield the letters between spaces, line ends and other characters without a picture."""
     run: list[_Letter] = []
     for letter in letters:
-        if letter.box is None or letter.text.isspace() or letter.text < " ":
-            if run:
-                yield run
-            run = []
-            continue
-        run.append(letter)
-        if letter.text == _SOFT_HYPHEN:
+        is_seen = letter.box is not None and not letter.text.isspace() and letter.text >= " "
+        if is_seen:
+            run.append(letter)
+        if run and (not is_seen or letter.text == _SOFT_HYPHEN):
             yield run
             run = []
     if run:
