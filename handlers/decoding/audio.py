@@ -112,14 +112,15 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
     # libsndfile repeats the end of an Ogg in place of damaged pages.
     if damage or not _decode_plain(content, what, gathering):
         track = _decode_container(content, what, gathering, before_s, is_cut=missing is not None)
-        if track.damage:
-            lost.append(f"{counted(len(track.damage), 'damaged frame')} of it cannot be decoded")
+        if track.damaged_frames:
+            lost.append(f"{counted(track.damaged_frames, 'damaged frame')} of it cannot be decoded")
     length_s = gathering.duration_s - before_s
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
     there = f"{length_s:.1f} s"
     if track and (damage or (track.is_gapless and track.gaps_s)):
-        lost.append(_loss(damage, track))
+        gaps = "sound is missing in its middle, so that later times are too early" if track.gaps_s else None
+        lost.append(": ".join(filter(None, (damage, gaps))))
         if (whole_s := track.claimed_s or length_s + track.gaps_s) > length_s + _NEARLY_S:
             there += f" of {whole_s:.1f} s"
         if length_s < ENOUGH * whole_s:
@@ -130,19 +131,15 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
     return truncated, track.about if track else None
 
 
-def _loss(damage: str | None, track: SoundTrack) -> str:
-    """Return what is damaged of a file, and how much of its sound is missing for that."""
-    gaps = "sound is missing in its middle, so that later times are too early" if track.gaps_s else None
-    return ": ".join(filter(None, (damage, gaps)))
-
-
 def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
     """Decode by libsndfile; return whether it could read everything."""
-    is_plain = content.startswith(_PLAIN_STARTS) and not has_several_streams(content)
-    if not is_plain and not _is_raw_gsm(content):
+    raw: dict[str, Any] = {}
+    if _is_raw_gsm(content):
+        raw = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"}
+    elif not content.startswith(_PLAIN_STARTS) or has_several_streams(content):
         return False
     try:
-        with _opened(with_known_size(content)) as file:
+        with soundfile.SoundFile(_File(with_known_size(content)), **raw) as file:
             claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
             blocks, rate = _mono_blocks(file), file.samplerate
             gathering.add(blocks, rate=rate, channels=file.channels, claimed=claimed, what=what, cure=_CURE)
@@ -150,13 +147,6 @@ def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
         log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
         return False
     return True
-
-
-def _opened(content: bytes) -> soundfile.SoundFile:
-    if _is_raw_gsm(content):
-        raw = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"}
-        return soundfile.SoundFile(_File(content), **raw)
-    return soundfile.SoundFile(_File(content))
 
 
 class _File(io.BytesIO):

@@ -28,22 +28,22 @@ _COVER_PIXELS = 1 << 24
 """Limit for cover pictures, which are not decoded but opened by FFmpeg."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SoundTrack:
     """What a track has beside its samples."""
 
-    damage: list[str]
-    """Why single frames did not decode, in a format whose frames can be skipped."""
     count: int
     """How many tracks the file has."""
     about: dict[str, Any] | None
     """Which of several tracks it is, for a result's metadata."""
     claimed_s: float | None
     """Its length by the headers, None where that may be the length of another track."""
-    gaps_s: float
-    """By how much the sound is shorter than the times of its frames say."""
     is_gapless: bool
     """Whether a gap is a loss, which its decoder does not tell; in other formats it may be a pause."""
+    gaps_s: float = 0.0
+    """By how much the sound is shorter than the times of its frames say."""
+    damaged_frames: int = 0
+    """How many frames did not decode, in a format whose frames can be skipped."""
 
 
 def gather_track(
@@ -69,56 +69,49 @@ def gather_track(
                 f"video-analysis, or {cure}"
             )
         stream = tracks[choice]
-        damage: list[str] = []
-        gaps: list[float] = []
-        packets = containers.packets(container, stream)
         claimed_s = containers.claimed_duration_s(container, stream.index)
-        frames = _frames(packets, damage, is_mp3=container.format.name == "mp3", is_cut=is_cut)
-        frames = _measured(frames, gaps)
+        track = SoundTrack(
+            count=len(tracks),
+            about=containers.about_track(stream, container.streams.audio),
+            claimed_s=claimed_s if len(container.streams) == 1 else None,
+            is_gapless=container.format.name == _GAPLESS,
+        )
+        packets = containers.packets(container, stream)
+        frames = _frames(packets, track, is_mp3=container.format.name == "mp3", is_cut=is_cut)
         if (first := next(frames, None)) is not None:
             rate, channels = first.sample_rate, first.layout.nb_channels
             claimed = None if claimed_s is None else claimed_s * rate
             blocks = _mono_blocks(itertools.chain([first], frames), rate, what)
             gathering.add(blocks, rate=rate, channels=channels, claimed=claimed, what=what, cure=cure)
-        return SoundTrack(
-            damage=damage,
-            count=len(tracks),
-            about=containers.about_track(stream, container.streams.audio),
-            claimed_s=claimed_s if len(container.streams) == 1 else None,
-            gaps_s=sum(gaps),
-            is_gapless=container.format.name == _GAPLESS,
-        )
+        return track
 
 
 def _frames(
-    packets: Iterable[Packet[AudioStream]], damage: list[str], *, is_mp3: bool, is_cut: bool
+    packets: Iterable[Packet[AudioStream]], track: SoundTrack, *, is_mp3: bool, is_cut: bool
 ) -> Iterator[AudioFrame]:
-    """Yield the frames, of mp3 all but the damaged ones, of a file that is cut those before the first damage."""
+    """Yield the frames, of mp3 all but the damaged ones, of a file that is cut those before the first damage; count the
+    damaged ones and the gaps in `track`."""
+    end_s = None
     for packet in packets:
         if is_cut and not is_mp3 and packet.is_corrupt:
             return
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except MemoryError:
             raise
-        except av.FFmpegError as error:
+        except av.FFmpegError:
             if is_mp3:
-                damage.append(str(error))
-            elif is_cut:
+                track.damaged_frames += 1
+                continue
+            if is_cut:
                 return
-            else:
-                raise
-
-
-def _measured(frames: Iterator[AudioFrame], gaps: list[float]) -> Iterator[AudioFrame]:
-    """Yield `frames`; add to `gaps` the seconds between the end of one and the beginning of the next."""
-    end_s = None
-    for frame in frames:
-        if frame.time is not None:
-            if end_s is not None and frame.time > end_s + _NO_GAP_S:
-                gaps.append(frame.time - end_s)
-            end_s = frame.time + frame.samples / frame.sample_rate
-        yield frame
+            raise
+        for frame in frames:
+            if frame.time is not None:
+                if end_s is not None and frame.time > end_s + _NO_GAP_S:
+                    track.gaps_s += frame.time - end_s
+                end_s = frame.time + frame.samples / frame.sample_rate
+            yield frame
 
 
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
