@@ -71,11 +71,9 @@ class BaseModelHandler(ABC):
         Raises:
             InvalidInput: permanent; names the missing fields and the ones that came.
         """
-        for field in fields:
-            if data.get(field) is None:
-                came = ", ".join(f"{name}: null" if data[name] is None else name for name in sorted(data)) or "nothing"
-                wanted = ", ".join(f"data.{name}" for name in fields if data.get(name) is None)
-                raise InvalidInput(f"{wanted} is required for task {self.task or type(self).__name__}; got {came}")
+        if missing := ", ".join(f"data.{name}" for name in fields if data.get(name) is None):
+            came = ", ".join(f"{name}: null" if data[name] is None else name for name in sorted(data)) or "nothing"
+            raise InvalidInput(f"{missing} is required for task {self.task or type(self).__name__}; got {came}")
 
     def refuse_unknown_fields(self, data: Mapping[str, Any]) -> None:
         """Check that the task reads every field of `data`.

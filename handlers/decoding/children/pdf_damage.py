@@ -45,10 +45,9 @@ class PdfDamage:
         """Return what of a page is damaged: `CONTENT`, `PICTURE` where it is to be drawn, `FONT`."""
         if number > len(self._pages):
             return []
-        found = set()
+        found: set[str] = set()
         with suppress(*_OTHER_KINDS):
-            for part in self._of_page(self._pages[number - 1], is_drawn=is_drawn):
-                found.add(part)
+            found.update(self._of_page(self._pages[number - 1], is_drawn=is_drawn))
         return sorted(found)
 
     def _of_page(self, page: pikepdf.Page, *, is_drawn: bool) -> Iterator[str]:
