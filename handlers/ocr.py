@@ -21,11 +21,7 @@ class OcrHandler(MediaHandler):
         """Return `image` (PIL, RGB, upright), and `prompt` where it was given."""
         self.validate_input(data, ["image"])
         image = read_image(data["image"], field="data.image", limits=self.limits)
-        return {
-            "image": image,
-            **notes(truncated=image.info.get("truncated")),
-            **optional_text(data, "prompt"),
-        }
+        return {"image": image, **notes(truncated=image.info.get("truncated")), **optional_text(data, "prompt")}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return text, lines [{text, box [x0, y0, x1, y1] in pixels, score 0..1}] in reading order, metadata.

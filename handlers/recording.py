@@ -44,11 +44,7 @@ class AsrHandler(RecordingHandler):
         finish_reason: length where text was cut, else stop. The language is None where the model has none, or there is
         no speech.
         """
-        output = {
-            "text": result["text"],
-            "language": result.get("language"),
-            "segments": result.get("segments", []),
-        }
+        output = {"text": result["text"], "language": result.get("language"), "segments": result.get("segments", [])}
         if "words" in result:
             output["words"] = result["words"]
         return with_metadata(output, result)

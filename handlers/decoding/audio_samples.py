@@ -86,14 +86,7 @@ class Gathering:
         return bool(behind.size and max(behind.max(), -behind.min()) > _SILENCE)
 
     def add(
-        self,
-        blocks: Iterator[Samples],
-        *,
-        rate: int,
-        channels: int,
-        claimed: float | None,
-        what: str,
-        cure: str,
+        self, blocks: Iterator[Samples], *, rate: int, channels: int, claimed: float | None, what: str, cure: str
     ) -> None:
         """Add the mono `blocks` of one file, clipped to -1..1; `claimed` is its length in samples by its header.
 

@@ -1,4 +1,4 @@
-"""Detects files of sound and pictures that lost their end, or with damage in their middle; decoders tell of neither."""
+"""Detects files of sound and pictures that lost their end, or with damage in their middle; decoders report neither."""
 
 from __future__ import annotations
 

@@ -31,12 +31,7 @@ def check_size(
 
 
 def check_sizes(
-    what: str,
-    sizes: Iterable[tuple[str, int, int]],
-    max_pixels: int,
-    *,
-    cure: str,
-    cure_of_one: str = "scale it down",
+    what: str, sizes: Iterable[tuple[str, int, int]], max_pixels: int, *, cure: str, cure_of_one: str = "scale it down"
 ) -> None:
     """Refuse images, told by their place, width and height, before they are decoded.
 

@@ -63,11 +63,7 @@ OLLAMA_OPTIONS = (
         bound="ollama.max_batch",
     ),
     OptionSpec(
-        "num_gpu",
-        "integer",
-        "Layers held by GPUs, -1: as many as fit; a change reloads the model.",
-        -1,
-        10_000,
+        "num_gpu", "integer", "Layers held by GPUs, -1: as many as fit; a change reloads the model.", -1, 10_000
     ),
     OptionSpec("main_gpu", "integer", "The GPU that holds small tensors; a change reloads the model.", 0, 1_000),
     OptionSpec(

@@ -77,32 +77,18 @@ _SAMPLING = (
 )
 _TOP_K = (
     OptionSpec(
-        "top_k",
-        "integer",
-        "Sample from this many likeliest tokens, or return this many labels; 0: all.",
-        0,
-        10**6,
+        "top_k", "integer", "Sample from this many likeliest tokens, or return this many labels; 0: all.", 0, 10**6
     ),
 )
 _BEAMS = (
     OptionSpec(
-        "num_beams",
-        "integer",
-        "Beams of beam search; 1 means greedy search.",
-        1,
-        bound="limits.max_beams",
-        neutral=1,
+        "num_beams", "integer", "Beams of beam search; 1 means greedy search.", 1, bound="limits.max_beams", neutral=1
     ),
     OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never"), neutral=False),
     OptionSpec("length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10, neutral=1.0),
 )
 _SPEECH = (
-    OptionSpec(
-        "language",
-        "string",
-        'Language spoken, as "en" or "english"; without it, it is detected.',
-        longest=100,
-    ),
+    OptionSpec("language", "string", 'Language spoken, as "en" or "english"; without it, it is detected.', longest=100),
     OptionSpec("translate", "boolean", "Translate the speech into English."),
     OptionSpec(
         "timestamps",
@@ -145,11 +131,7 @@ _SPEECH = (
 )
 _VIDEO = (
     OptionSpec(
-        "num_frames",
-        "integer",
-        "Frames to look at, at equal distances; without it, 16.",
-        1,
-        bound="media.max_frames",
+        "num_frames", "integer", "Frames to look at, at equal distances; without it, 16.", 1, bound="media.max_frames"
     ),
     OptionSpec("every_s", "number", "Look at one frame for each so many seconds instead.", 0.001, 86_400),
 )

@@ -184,11 +184,7 @@ class OptionSpec:
 
 
 def schema_of(
-    options: Mapping[str, OptionSpec],
-    engine: str | None = None,
-    *,
-    title: str = "options",
-    others_pass: bool = False,
+    options: Mapping[str, OptionSpec], engine: str | None = None, *, title: str = "options", others_pass: bool = False
 ) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the `options` of a task.
 

@@ -35,14 +35,7 @@ _SCALE = PIXELS_PER_INCH / 72
 
 
 def read_pages(
-    content: bytes,
-    *,
-    what: str,
-    pages: Any,
-    max_pages: int,
-    max_pixels: int,
-    max_letters: int,
-    with_images: bool,
+    content: bytes, *, what: str, pages: Any, max_pages: int, max_pixels: int, max_letters: int, with_images: bool
 ) -> Iterator[tuple[Any, memoryview]]:
     """Yield the number of pages that `pages` names, then each as `handlers.decoding.document_pages.Page` has it.
 

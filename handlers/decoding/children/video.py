@@ -161,12 +161,7 @@ def _check_work(index: FrameIndex, wanted: list[int], stream: VideoStream, what:
 
 
 def _frames(
-    container: InputContainer,
-    stream: VideoStream,
-    what: str,
-    max_pixels: int,
-    index: FrameIndex,
-    wanted: list[int],
+    container: InputContainer, stream: VideoStream, what: str, max_pixels: int, index: FrameIndex, wanted: list[int]
 ) -> tuple[Frames, list[float]]:
     """Return the frames at times `wanted` that decode, and their times in seconds, ascending."""
     stream.codec_context.options = {"max_pixels": str(max_pixels)}
