@@ -16,16 +16,11 @@ from handlers.options.spec import OptionSpec as OptionSpec
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
 """Tasks whose models generate an answer in their own words."""
 
-READING_TASKS = ("asr", "ocr")
-"""Tasks whose models transcribe: options limit the tokens and control the search."""
-
-OLLAMA_TASKS = ("text-generation", "vlm")
-"""Tasks that engine ollama runs."""
+_WRITING_TASKS = (*ANSWERING_TASKS, "asr", "ocr")
+"""The same and tasks whose models transcribe: options limit the tokens and control the search."""
 
 _MOST_NAMED = 8
 """For how many unknown options of a request the nearest name is looked up, which takes time."""
-
-WRITING_TASKS = (*ANSWERING_TASKS, *READING_TASKS)
 
 
 def _for(specs: Iterable[OptionSpec], *, tasks: tuple[str, ...], engines: tuple[str, ...] = ()) -> Iterator[OptionSpec]:
@@ -140,12 +135,12 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
-            *_for(_LENGTH, tasks=WRITING_TASKS),
+            *_for(_LENGTH, tasks=_WRITING_TASKS),
             *_for(_RANDOMNESS, tasks=(*ANSWERING_TASKS, "asr")),
             *_for(_SAMPLING, tasks=ANSWERING_TASKS),
             *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
-            *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
-            *_for(OLLAMA_OPTIONS, tasks=OLLAMA_TASKS, engines=("ollama",)),
+            *_for(_BEAMS, tasks=_WRITING_TASKS, engines=("transformers",)),
+            *_for(OLLAMA_OPTIONS, tasks=("text-generation", "vlm"), engines=("ollama",)),
             *_for(_SPEECH, tasks=("asr",)),
             *_for(_VIDEO, tasks=("video-analysis",)),
         )
@@ -262,15 +257,10 @@ may use either.
 """
 
 
-def options_table() -> str:
-    """Return the table of every option as Markdown, one row each."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(_markdown, OPTIONS.values())]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def options_page() -> str:
-    """Return docs/options.md: the table, and the rules for all options."""
-    return _PAGE.format(table=options_table())
+    """Return docs/options.md: the rules for all options, and the table of every option, one row each."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(_markdown, OPTIONS.values())]
+    return _PAGE.format(table="\n".join("| " + " | ".join(line) + " |" for line in lines))
 
 
 def cells(spec: OptionSpec) -> tuple[str, str, str, str]:
