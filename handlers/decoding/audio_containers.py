@@ -19,7 +19,6 @@ from handlers.decoding.audio_samples import Gathering, mixed
 from handlers.errors import MediaCorrupt
 
 _FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
-_GAPLESS = "asf"
 
 _NO_GAP_S = 0.1
 """Times of packets are rounded; a shorter difference does not count."""
@@ -74,7 +73,7 @@ def gather_track(
             count=len(tracks),
             about=containers.about_track(stream, container.streams.audio),
             claimed_s=claimed_s if len(container.streams) == 1 else None,
-            is_gapless=container.format.name == _GAPLESS,
+            is_gapless=container.format.name == "asf",
         )
         packets = containers.packets(container, stream)
         frames = _frames(packets, track, is_mp3=container.format.name == "mp3", is_cut=is_cut)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from handlers.decoding.children import processes
 from handlers.decoding.children.processes import ChildEnded, Limits
-from handlers.decoding.document_pages import Page, check_pages, chosen_pages, fewer_pages, page_image
+from handlers.decoding.document_pages import Page, check_pages, chosen_pages, fewer_pages
 from handlers.decoding.image_files import dpi_of
 from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt
@@ -47,8 +47,7 @@ def read_document(
         MediaTooLarge: permanent; more pages than `limits.max_pages`, or pictures that together have more
             than `limits.max_image_pixels`; found before anything is rendered.
     """
-    file = encoded_file(value, field, besides=object)
-    if file is None:
+    if (file := encoded_file(value, field, besides=object)) is None:
         return _single(value, field, limits, pages)
     content, what = file
     if not content:
@@ -75,7 +74,9 @@ def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[P
     # Read first: pages of a file that is not an image cannot be checked.
     image = read_image(value, field=field, limits=limits)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
-    return [page_image(1, image, dpi_of(image))]
+    width, height = image.size
+    dpi = dpi_of(image)
+    return [Page(number=1, width=width, height=height, dpi=dpi, image=image, words=None, layer=[])]
 
 
 def _pages(

@@ -50,19 +50,6 @@ class Page(TypedDict):
     """What of the page is damaged in its file, so that only a part of it was read."""
 
 
-def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:
-    """Return the page of an image."""
-    return {
-        "number": number,
-        "width": image.width,
-        "height": image.height,
-        "dpi": dpi,
-        "image": image,
-        "words": None,
-        "layer": [],
-    }
-
-
 def told_damage(pages: Sequence[Page], field: str) -> str | None:
     """Return what of the pages was read only in part, None where all is whole."""
     found: dict[str, list[str]] = {}

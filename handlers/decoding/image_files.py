@@ -49,8 +49,6 @@ _FAINT = 16
 _ROWS = 64
 """Rows that are looked at together."""
 
-_A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
-
 _CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
@@ -77,7 +75,8 @@ def opened_image(content: bytes, what: str) -> Image.Image:
             if told := misplaced(content, wanted=("image",), cure=_CURE):
                 raise MediaCorrupt(f"{what} is {told}") from error
             cause = "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
-            raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
+            named = "an AVIF" if name == "AVIF" else f"a {name}"
+            raise MediaCorrupt(f"{what} is {named} image that is {cause}; {_CURE}") from error
     raise MediaCorrupt(f"{what} is {refusal(content, wanted=('image',), cure=_CURE)}")
 
 

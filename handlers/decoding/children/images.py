@@ -53,11 +53,7 @@ def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[
 def tiff_pages(
     content: bytes, *, what: str, pages: Any, max_pages: int, max_pixels: int
 ) -> Iterator[tuple[Any, bytes]]:
-    """Yield the number of pages that `pages` names, then each as `handlers.decoding.children.pdf.read_pages` does.
-
-    Raises:
-        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
-    """
+    """Yield the number of pages that `pages` names, then each, and raise, as `children.pdf.read_pages` does."""
     try:
         with TiffImageFile(io.BytesIO(content)) as tiff:
             frames = list(range(tiff.n_frames))

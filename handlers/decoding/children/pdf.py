@@ -28,8 +28,6 @@ from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 PIXELS_PER_INCH = 150
 """Resolution of images and boxes: letters of 10 points are 20 pixels high."""
 
-CURE = "send a whole PDF file"
-
 _SCALE = PIXELS_PER_INCH / 72
 """Pixels a point."""
 
@@ -40,10 +38,7 @@ def read_pages(
     """Yield the number of pages that `pages` names, then each as `handlers.decoding.document_pages.Page` has it.
 
     Instead of `image` a page has `stride` and `image_size`, and its block is a picture of RGB rows of so many bytes; of
-    a page without a picture the block is empty.
-
-    Raises:
-        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
+    a page without a picture the block is empty. It raises what `handlers.decoding.document.read_document` does.
     """
     has_layers, has_units = has_layers_and_units(content)
     dpi = None if has_units else float(PIXELS_PER_INCH)  # PDFium does not tell the unit of a page
@@ -115,7 +110,7 @@ def _page(pdf: PdfDocument, number: int, what: str, *, has_layers: bool = False)
                 hide_layers(page)
             yield page
     except PdfiumError as error:
-        raise MediaCorrupt(f"{what} has a page {number} that is broken; {CURE}") from error
+        raise MediaCorrupt(f"{what} has a page {number} that is broken; send a whole PDF file") from error
 
 
 def _with_words(page: PdfPage, text: PdfTextPage) -> dict[str, Any]:

@@ -143,13 +143,12 @@ class ChildPool:
                     raise child.ended()
             yield from child.answers(call, until)
         finally:
-            is_fit = child is not None and child.is_fit
-            if child is not None and not is_fit:
+            fit = [child] if child is not None and child.is_fit else []
+            if child is not None and not fit:
                 child.end()
             with self._changed:
                 self._busy -= 1
-                if child is not None and is_fit:
-                    self._idle.append(child)
+                self._idle += fit
                 self._changed.notify()
 
     def close(self) -> None:

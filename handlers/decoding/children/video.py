@@ -43,11 +43,8 @@ Opened = Callable[[], AbstractContextManager[InputContainer]]
 def read_frames(
     content: bytes, *, what: str, limits: dict[str, Any], sampling: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], memoryview]]:
-    """Yield the fields of a `handlers.decoding.video.Video`, with the shape of its frames, and their bytes.
-
-    Raises:
-        MediaCorrupt, InvalidOption, MediaTooLarge: permanent; see `handlers.decoding.video.read_video`.
-    """
+    """Yield the fields of a `handlers.decoding.video.Video`, with the shape of its frames, and their bytes; raise what
+    `read_video` there does."""
     allowed = MediaSettings.model_validate(limits)
     content, *further = parts_of(content)
     missing = missing_end_of_container(content)

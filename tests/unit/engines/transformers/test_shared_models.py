@@ -22,8 +22,9 @@ from engines.transformers.device import choose_device
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.runner import SharedModels
 from engines.transformers.vlm import VisionLanguageRunner
-from handlers.decoding.document_pages import page_image
+from handlers.decoding.document import read_document
 from handlers.errors import ModelLoadFailed
+from handlers.settings import MediaSettings
 from tests.device import on_this_machine
 from tests.unit.engines.parts import KnownModels
 from tests.unit.engines.tiny_models import save_llama
@@ -49,7 +50,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "duration_s": 2.0,
         "prompt": "a b",
     },
-    "document-analysis": {"pages": [page_image(1, PICTURE)]},
+    "document-analysis": {"pages": read_document(PICTURE, field="data.document", limits=MediaSettings())},
 }
 
 
