@@ -40,17 +40,15 @@ _OFFICE = "save it as PDF"
 _PICTURE = "convert it to PNG or JPEG"
 _SOUND = "convert it to wav or flac"
 
-_STARTS: tuple[tuple[bytes, FileKind], ...] = (
+_STARTS: tuple[tuple[bytes | tuple[bytes, ...], FileKind], ...] = (
     (b"\x89PNG\r\n\x1a\n", FileKind("a PNG image", "image")),
     (b"\xff\xd8\xff", FileKind("a JPEG image", "image")),
     (b"GIF8", FileKind("a GIF image", "image")),
     (b"BM", FileKind("a BMP image", "image")),
-    (b"II*\0", FileKind("a TIFF image", "image")),
-    (b"MM\0*", FileKind("a TIFF image", "image")),
+    ((b"II*\0", b"MM\0*"), FileKind("a TIFF image", "image")),
     (b"\0\0\x01\0", FileKind("an icon (ICO)", "image", _PICTURE)),
     (b"8BPS", FileKind("a Photoshop file", "image", _PICTURE)),
-    (b"\xff\x0a", FileKind("a JPEG XL image", "image", _PICTURE)),
-    (b"\0\0\0\x0cJXL ", FileKind("a JPEG XL image", "image", _PICTURE)),
+    ((b"\xff\x0a", b"\0\0\0\x0cJXL "), FileKind("a JPEG XL image", "image", _PICTURE)),
     (b"\0\0\0\x0cjP  ", FileKind("a JPEG 2000 image", "image", _PICTURE)),
     (b"II\xbc\1", FileKind("a JPEG XR image", "image", _PICTURE)),
     (b"icns", FileKind("an Apple icon (ICNS)", "image", _PICTURE)),
@@ -85,25 +83,23 @@ _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", "other", _PACKED)),
     (b"Rar!", FileKind("a RAR archive", "other", _PACKED)),
     (b"PAR1", FileKind("a Parquet file", "other", "send the media that its rows name")),
-    (b"\x7fELF", FileKind("a program", "other")),
-    (b"MZ", FileKind("a program", "other")),
+    ((b"\x7fELF", b"MZ"), FileKind("a program", "other")),
     (b"SQLite format 3", FileKind("an SQLite database", "other")),
 )
 
-_RIFF = {
+_CHUNKED = {
     b"WAVE": FileKind("a wav recording", "sound"),
     b"AVI ": FileKind("an AVI video", "video"),
     b"WEBP": FileKind("a WebP image", "image"),
+    **dict.fromkeys((b"AIFF", b"AIFC"), FileKind("an AIFF recording", "sound")),
 }
-_FORM = FileKind("an AIFF recording", "sound")
 _HEVC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), FileKind("an AVIF image", "image")),
     **dict.fromkeys(_HEVC_BRANDS, FileKind("a HEIC image", "image", _PICTURE)),
     b"crx ": FileKind("a Canon raw image (CR3)", "image", _PICTURE),
     **dict.fromkeys((b"mif1", b"msf1"), FileKind("a HEIF image", "image", _PICTURE)),
-    b"M4A ": FileKind("an m4a recording", "sound"),
-    b"M4B ": FileKind("an m4a recording", "sound"),
+    **dict.fromkeys((b"M4A ", b"M4B "), FileKind("an m4a recording", "sound")),
 }
 _MP4 = FileKind("an mp4 or mov video", "video")
 
@@ -111,10 +107,8 @@ _MP4 = FileKind("an mp4 or mov video", "video")
 def kind_of(content: bytes) -> FileKind | None:
     """Return the kind of `content` by its first bytes, None where it is not known."""
     head = content[:_LOOKED_AT]
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
-        return _RIFF[head[8:12]]
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _FORM
+    if head[:4] in (b"RIFF", b"RF64", b"FORM") and head[8:12] in _CHUNKED:
+        return _CHUNKED[head[8:12]]
     if head[4:8] == b"ftyp":
         return next((_BRANDS[brand] for brand in _brands(head) if brand in _BRANDS), _MP4)
     if head[4:8] in (b"styp", b"moov", b"mdat"):
