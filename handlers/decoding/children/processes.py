@@ -189,11 +189,7 @@ class _Child:
         """Whether it waits for its next call."""
 
     def begins(self, call: Call, content: Block, until: float) -> bool:
-        """Send a call, and tell whether the child began to run it; else it has ended.
-
-        Raises:
-            ChildEnded: the time is over.
-        """
+        """Send a call, and tell whether the child began to run it, else it has ended; raise as `_wait` does."""
         self.is_fit = False  # unless its answer is read to the end
         try:
             self._write(lengths_and_head(call, content), until)
@@ -219,20 +215,14 @@ class _Child:
                     return
 
     def end(self) -> None:
-        """End the process, and wait until it has ended."""
-        self._process.kill()
-        self._process.wait()
-        self._close()
+        """End the process, close its pipes, and wait until it has ended."""
+        with self._process:
+            self._process.kill()
 
     def forget(self) -> None:
         """Close the pipes of a process that is not a child of this one."""
-        self._process.returncode = 0  # it is a child of another process
-        self._close()
-
-    def _close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with self._process:
+            self._process.returncode = 0  # else it would be waited for
 
     def _answer(self, call: Call, until: float) -> tuple[Answer, bytearray]:
         head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
