@@ -78,11 +78,7 @@ def fewer_pages(count: int) -> str:
 
 
 def check_pages(pages: Any) -> None:
-    """Refuse what can name no pages of any document.
-
-    Raises:
-        InvalidInput: permanent; not a number, list or ranges.
-    """
+    """Refuse what can name no pages of any document, as `chosen_pages` does."""
     if pages is not None:
         list(_spans(pages))
 

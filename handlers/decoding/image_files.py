@@ -95,11 +95,7 @@ def left_out_of(image: Image.Image, what: str) -> str | None:
 
 
 def check_pixels(what: str, width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that has no pixels, or is too large.
-
-    Raises:
-        MediaCorrupt, MediaTooLarge: permanent.
-    """
+    """Refuse an image that has no pixels with MediaCorrupt (permanent), or is too large, as `check_size` does."""
     if not width * height:
         raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
     check_size(what, width, height, max_pixels)

@@ -76,9 +76,8 @@ def read_image(value: Any, *, field: str, limits: MediaSettings) -> Image.Image:
     `value` is a Media or bytes (an encoded file), a PIL image, or a numpy array (height, width) or (height, width, 1, 3
     or 4) of uint8, of uint16 (0..65535, or 0..255 where none is larger) or of floats within 0..1. What is transparent
     becomes white, or black where nothing is seen on white. Of a file of several pages or frames, `info["truncated"]`
-    says that only the first was read. The limit on pixels is checked
-    before anything is decoded. Files that may take long or much memory are decoded in a child process, and refused
-    beyond its limits.
+    says that only the first was read. The limit on pixels is checked before anything is decoded. Files that may take
+    long or much memory are decoded in a child process, and refused beyond its limits.
 
     Raises:
         InvalidInput: permanent; no image at all, or an array of the wrong kind.

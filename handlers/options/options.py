@@ -176,8 +176,8 @@ def validate_options(
     if not isinstance(options, Mapping):
         raise InvalidOption(f"options must be an object of names and values; got {shown(options)}")
     known = _by_any_name(OPTIONS if task_options is None else task_options)
-    if task_options is not None:
-        _refuse_unknown([name for name in options if name not in known], known)
+    if task_options is not None and (unknown := [name for name in options if name not in known]):
+        raise _unknown(unknown, known)
     checked: dict[str, Any] = {}
     written_as: dict[str, str] = {}
     for written, value in options.items():
@@ -225,10 +225,8 @@ def _by_any_name(options: Mapping[str, OptionSpec]) -> dict[str, OptionSpec]:
     return {name: spec for spec in options.values() for name in spec.names}
 
 
-def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None:
-    """Raise for names that the task does not take, with a hint for each."""
-    if not unknown:
-        return
+def _unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> InvalidOption:
+    """Return the error for names that the task does not take, with a hint for each."""
     everywhere = _by_any_name(OPTIONS)
     hints = []
     for name in map(str, unknown[:_MOST_NAMED]):
@@ -240,7 +238,7 @@ def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None
             hints.append(f"options.{name} is unknown; this task takes {', '.join(sorted(known)) or 'none'}")
     if len(unknown) > _MOST_NAMED:
         hints.append(f"{len(unknown) - _MOST_NAMED} more are unknown")
-    raise InvalidOption("; ".join(hints))
+    return InvalidOption("; ".join(hints))
 
 
 COLUMNS = ("option", "values", "tasks", "engines", "what it does")

@@ -87,11 +87,8 @@ def read_frames(
 
 
 def _losses(container: InputContainer, stream: VideoStream, index: FrameIndex, content: bytes, what: str) -> list[str]:
-    """Return what is missing of a file without its end, or with damage in its middle.
-
-    Raises:
-        MediaCorrupt: permanent; more is missing than is there.
-    """
+    """Return what is missing of a file without its end, or with damage in its middle; MediaCorrupt (permanent) where
+    more is missing than is there."""
     lost = []
     claimed_s = containers.claimed_duration_s(container, stream.index)
     if missing := missing_end_of_container(content):
