@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -21,11 +21,6 @@ _WRITING_TASKS = (*ANSWERING_TASKS, "asr", "ocr")
 
 _MOST_NAMED = 8
 """For how many unknown options of a request the nearest name is looked up, which takes time."""
-
-
-def _for(specs: Iterable[OptionSpec], *, tasks: tuple[str, ...], engines: tuple[str, ...] = ()) -> Iterator[OptionSpec]:
-    return (replace(spec, tasks=tasks, engines=engines) for spec in specs)
-
 
 _LENGTH = (
     OptionSpec(
@@ -133,17 +128,18 @@ _VIDEO = (
 
 OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
     {
-        spec.name: spec
-        for spec in (
-            *_for(_LENGTH, tasks=_WRITING_TASKS),
-            *_for(_RANDOMNESS, tasks=(*ANSWERING_TASKS, "asr")),
-            *_for(_SAMPLING, tasks=ANSWERING_TASKS),
-            *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
-            *_for(_BEAMS, tasks=_WRITING_TASKS, engines=("transformers",)),
-            *_for(OLLAMA_OPTIONS, tasks=("text-generation", "vlm"), engines=("ollama",)),
-            *_for(_SPEECH, tasks=("asr",)),
-            *_for(_VIDEO, tasks=("video-analysis",)),
+        spec.name: replace(spec, tasks=tasks, engines=engines)
+        for specs, tasks, engines in (
+            (_LENGTH, _WRITING_TASKS, ()),
+            (_RANDOMNESS, (*ANSWERING_TASKS, "asr"), ()),
+            (_SAMPLING, ANSWERING_TASKS, ()),
+            (_TOP_K, (*ANSWERING_TASKS, "audio-classification"), ()),
+            (_BEAMS, _WRITING_TASKS, ("transformers",)),
+            (OLLAMA_OPTIONS, ("text-generation", "vlm"), ("ollama",)),
+            (_SPEECH, ("asr",), ()),
+            (_VIDEO, ("video-analysis",), ()),
         )
+        for spec in specs
     }
 )
 """Every option of the built-in tasks and engines, by canonical name."""
