@@ -18,10 +18,10 @@ _KIND = re.compile(rb"[ -~\xa9]{4}")
 
 @dataclass(frozen=True, slots=True)
 class MissingEnd:
-    """What is missing of a file that ends too early, and the part that is there, None where it is not known."""
+    """What is missing of a file that ends too early, and whether enough is surely there to use the file."""
 
     text: str
-    share: float | None = None
+    is_little: bool = False
 
     @classmethod
     def of(cls, promised: int, content: bytes, *, start: int = 0) -> MissingEnd | None:
@@ -29,12 +29,7 @@ class MissingEnd:
         came = len(content) - start
         if promised <= came:
             return None
-        return cls(f"its header promises {promised} bytes and {came} came", came / promised)
-
-    @property
-    def is_little(self) -> bool:
-        """Whether enough is there to use the file."""
-        return self.share is not None and self.share > ENOUGH
+        return cls(f"its header promises {promised} bytes and {came} came", is_little=came / promised > ENOUGH)
 
 
 def missing_end(content: bytes) -> MissingEnd | None:

@@ -58,16 +58,12 @@ class FrameIndex:
     """Whether the decoder returns frames with their times; else the n-th frame has the n-th time."""
     is_damaged: bool = False
     """Whether packets are left out, as they or the container are damaged."""
-    covered: int = 0
+    covered_s: float = 0.0
     """How long frames are shown, without the gaps between them."""
 
     @property
     def duration_s(self) -> float:
         return self.seconds(self.end) if self.shown else 0.0
-
-    @property
-    def covered_s(self) -> float:
-        return float(self.covered * self.time_base)
 
     def seconds(self, time: int) -> float:
         """Return `time` in seconds since the first frame."""
@@ -128,7 +124,7 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
         time_base=time_base,
         is_dated=None not in pts and container.format.name not in _UNDATED,
         is_damaged=bool(faults),
-        covered=sum(min(ends[time], after) - time for time, after in pairwise([*shown, end])),
+        covered_s=float(time_base * sum(min(ends[time], after) - time for time, after in pairwise([*shown, end]))),
     )
 
 
