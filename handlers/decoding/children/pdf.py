@@ -10,14 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from pypdfium2 import PdfBitmap, PdfDocument, PdfiumError, PdfPage, PdfTextPage  # type: ignore[import-untyped]
-from pypdfium2.raw import (  # type: ignore[import-untyped]
-    FLAT_NORMALDISPLAY,
-    FORMTYPE_XFA_FULL,
-    FPDF_ERR_PASSWORD,
-    FPDF_ERR_SECURITY,
-    FPDFPage_Flatten,
-)
+from pypdfium2 import PdfBitmap, PdfDocument, PdfiumError, PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
 
 from handlers.decoding.children.pdf_damage import PdfDamage
 from handlers.decoding.children.pdf_layers import has_layers_and_units, hide_layers, hide_notes
@@ -80,7 +73,7 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
         pdf = PdfDocument(content)
     except PdfiumError as error:
         # A file without pages leaves the error of an earlier file standing.
-        if error.err_code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY) and b"/Encrypt" in content:
+        if error.err_code in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY) and b"/Encrypt" in content:
             raise InvalidInput(
                 f"{what} is a PDF that a password protects; save it without one and send that"
             ) from error
@@ -89,7 +82,7 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
             "(print it to PDF) and send that"
         ) from error
     with closing(pdf):
-        if pdf.get_formtype() == FORMTYPE_XFA_FULL:
+        if pdf.get_formtype() == raw.FORMTYPE_XFA_FULL:
             raise InvalidInput(
                 f"{what} is a PDF whose pages are an XFA form, which is not read; open it in a program that shows it, "
                 "print it to PDF and send that"
@@ -104,7 +97,7 @@ def _page(pdf: PdfDocument, number: int, what: str, *, has_layers: bool = False)
         with closing(pdf[number - 1]) as page:
             hide_notes(page)
             # Fields and notes are visible to a reader, but part of PDFium's text only after this.
-            FPDFPage_Flatten(page, FLAT_NORMALDISPLAY)
+            raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY)
         with closing(pdf[number - 1]) as page:
             if has_layers:
                 hide_layers(page)
