@@ -24,19 +24,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from handlers.decoding.children import wire
 from handlers.decoding.children.memory import private_bytes, trim
-from handlers.decoding.children.wire import (
-    LENGTHS,
-    Answer,
-    Began,
-    Block,
-    Call,
-    Done,
-    Failure,
-    Item,
-    decode_call,
-    lengths_and_head,
-)
 from handlers.errors import InferenceError
 
 
@@ -52,12 +41,12 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    calls: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
+    calls: queue.SimpleQueue[tuple[wire.Call, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(int(sys.argv[1]), calls), daemon=True).start()
     own_bytes = private_bytes()
     while True:
         call, content = calls.get()
-        _write(output, Began())
+        _write(output, wire.Began())
         before = private_bytes()
         try:
             function = pkgutil.resolve_name(call.function)
@@ -66,15 +55,15 @@ def main() -> None:
             _run(function, call, content, output)
             failure = None
         except InferenceError as error:
-            failure = Failure(type(error).__name__, error.message, "")
+            failure = wire.Failure(type(error).__name__, error.message, "")
         except BaseException as error:  # noqa: BLE001 - the parent is told
-            failure = Failure(type(error).__name__, str(error), traceback.format_exc())
+            failure = wire.Failure(type(error).__name__, str(error), traceback.format_exc())
         del content
         trim()
-        _write(output, Done(private_bytes() - own_bytes, failure))
+        _write(output, wire.Done(private_bytes() - own_bytes, failure))
 
 
-def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
+def _receive(parent: int, calls: queue.SimpleQueue[tuple[wire.Call, bytes]]) -> None:
     """Put arriving calls into `calls`; end the process when the parent is gone or closes the pipe."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -94,12 +83,14 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
         return bytes(read)
 
     while True:
-        head_size, block_size = LENGTHS.unpack(read(LENGTHS.size))
-        call = decode_call(read(head_size))
+        head_size, block_size = wire.LENGTHS.unpack(read(wire.LENGTHS.size))
+        call = wire.decode_call(read(head_size))
         calls.put((call, read(block_size)))
 
 
-def _run(function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int) -> None:
+def _run(
+    function: Callable[..., Iterator[tuple[Any, wire.Block]]], call: wire.Call, content: bytes, output: int
+) -> None:
     """Write what the function yields, within the limits; what this holds on to is free when it returns.
 
     What it asks beyond its private memory fails or aborts it; SIGXCPU ends it after its whole seconds of work. Not the
@@ -116,15 +107,15 @@ def _run(function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, conte
         resource.setrlimit(which, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
     try:
         for value, block in function(content, **call.arguments):
-            _write(output, Item(value), block)
+            _write(output, wire.Item(value), block)
     finally:
         for which, before in usual.items():
             resource.setrlimit(which, before)
 
 
-def _write(output: int, answer: Answer, block: Block = b"") -> None:
+def _write(output: int, answer: wire.Answer, block: wire.Block = b"") -> None:
     try:
-        for part in (lengths_and_head(answer, block), block):
+        for part in (wire.lengths_and_head(answer, block), block):
             left = memoryview(part)
             while left:
                 left = left[os.write(output, left) :]

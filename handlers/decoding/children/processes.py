@@ -17,19 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from handlers import errors
+from handlers.decoding.children import wire
 from handlers.decoding.children.memory import is_at_its_limit
-from handlers.decoding.children.wire import (
-    LENGTHS,
-    Answer,
-    Began,
-    Block,
-    Call,
-    Done,
-    Failure,
-    Item,
-    decode_answer,
-    lengths_and_head,
-)
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -115,7 +104,7 @@ class ChildPool:
         atexit.register(self.close)
 
     def call(
-        self, function: str, content: Block, arguments: dict[str, Any], limits: Limits
+        self, function: str, content: wire.Block, arguments: dict[str, Any], limits: Limits
     ) -> Generator[tuple[Any, bytearray], None, None]:
         """Yield what `function` ("module:name") yields for `content` and `arguments`, one pair at a time.
 
@@ -126,7 +115,7 @@ class ChildPool:
             InferenceError: what the function raised of that tree.
             InternalError: permanent; the function raised anything else, which is logged.
         """
-        call = Call(function, arguments, limits.memory_bytes, limits.timeout_s)
+        call = wire.Call(function, arguments, limits.memory_bytes, limits.timeout_s)
         with self._changed:
             while self._busy >= limits.processes:
                 self._changed.wait()
@@ -188,17 +177,17 @@ class _Child:
         self.is_fit = True
         """Whether it waits for its next call."""
 
-    def begins(self, call: Call, content: Block, until: float) -> bool:
+    def begins(self, call: wire.Call, content: wire.Block, until: float) -> bool:
         """Send a call, and tell whether the child began to run it, else it has ended; raise as `_wait` does."""
         self.is_fit = False  # unless its answer is read to the end
         try:
-            self._write(lengths_and_head(call, content), until)
+            self._write(wire.lengths_and_head(call, content), until)
             self._write(content, until)
-            return isinstance(self._answer(call, until)[0], Began)
+            return isinstance(self._answer(call, until)[0], wire.Began)
         except (BrokenPipeError, EOFError):
             return False
 
-    def answers(self, call: Call, until: float) -> Iterator[tuple[Any, bytearray]]:
+    def answers(self, call: wire.Call, until: float) -> Iterator[tuple[Any, bytearray]]:
         """Yield the items of the call that the child began; see `ChildPool.call`."""
         while True:
             try:
@@ -206,9 +195,9 @@ class _Child:
             except EOFError:
                 raise self.ended() from None
             match answer:
-                case Item(value):
+                case wire.Item(value):
                     yield value, block
-                case Done(kept_bytes, failure):
+                case wire.Done(kept_bytes, failure):
                     self.is_fit = kept_bytes < _MOST_KEPT_BYTES and not (failure and failure.trace)
                     if failure:
                         raise _as_error(failure, call)
@@ -224,13 +213,13 @@ class _Child:
         with self._process:
             self._process.returncode = 0  # else it would be waited for
 
-    def _answer(self, call: Call, until: float) -> tuple[Answer, bytearray]:
-        head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
+    def _answer(self, call: wire.Call, until: float) -> tuple[wire.Answer, bytearray]:
+        head_size, block_size = wire.LENGTHS.unpack(self._read(wire.LENGTHS.size, until))
         if head_size + block_size > call.memory_bytes:
             raise ChildEnded("memory", f"an answer of {head_size + block_size} bytes")
-        return decode_answer(self._read(head_size, until)), self._read(block_size, until)
+        return wire.decode_answer(self._read(head_size, until)), self._read(block_size, until)
 
-    def _write(self, block: Block, until: float) -> None:
+    def _write(self, block: wire.Block, until: float) -> None:
         left = memoryview(block)
         while left:
             self._wait(self._in, select.POLLOUT, until)
@@ -284,7 +273,7 @@ class _Child:
         return ChildEnded(reasons.get(-code, "crash"), name)
 
 
-def _as_error(failure: Failure, call: Call) -> Exception:
+def _as_error(failure: wire.Failure, call: wire.Call) -> Exception:
     if failure.kind == "MemoryError":
         return ChildEnded("memory", failure.kind)
     kind = getattr(errors, failure.kind, None)
