@@ -51,10 +51,8 @@ class PdfDamage:
         return sorted(found)
 
     def _of_page(self, page: pikepdf.Page, *, is_drawn: bool) -> Iterator[str]:
-        written = page.obj.get("/Contents")
-        parts = list(written) if isinstance(written, pikepdf.Array) else [] if written is None else [written]
-        content = b""
-        for part in parts:
+        parts, content = page.obj.get("/Contents"), b""
+        for part in parts if isinstance(parts, pikepdf.Array) else [parts]:
             if isinstance(part, pikepdf.Stream) and not self._is_damaged(part):
                 content += part.read_bytes() + b"\n"
             elif part is not None:
