@@ -16,7 +16,7 @@ from handlers.decoding.audio_containers import SoundTrack, gather_track
 from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts_of, with_known_size
 from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
-from handlers.decoding.damage import ENOUGH, damage_of, missing_end, missing_end_of_container
+from handlers.decoding.damage import ENOUGH, damage_of, missing_end
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
@@ -102,7 +102,7 @@ def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
 
 def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | None, dict[str, Any] | None]:
     """Decode one file; return what is missing of it, and which of several tracks was taken."""
-    missing = missing_end(content) or missing_end_of_container(content)
+    missing = missing_end(content)
     if missing and not missing.is_little:
         cut = f"cut short: {missing.text}; {_CURE}"
         raise MediaCorrupt(f"{what} is {refusal(content, wanted=('sound', 'video'), cure=_CURE, cut=cut)}")

@@ -33,17 +33,24 @@ class MissingEnd:
 
 
 def missing_end(content: bytes) -> MissingEnd | None:
-    """Return what is missing of a wav, rf64, w64, caf, aiff, au, ogg or mp3 file that ends too early, else None.
+    """Return what is missing of a file of sound or pictures that ends too early, else None. Of kinds that do not tell
+    their size, such as flac, nothing is known.
 
     Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Wave64;
-        Apple Core Audio Format 1.0; RFC 3533 section 6 (Ogg); http://gabriel.mp3-tech.org/mp3infotag.html (MP3).
+        Apple Core Audio Format 1.0; RFC 3533 section 6 (Ogg); http://gabriel.mp3-tech.org/mp3infotag.html (MP3);
+        ISO/IEC 14496-12 section 4.2 (boxes of mp4); RFC 8794 section 4 (sizes in webm).
     """
     if content.startswith(ogg.CAPTURE):
         return _missing_of_ogg(content)
+    if content[4:8] in (b"ftyp", b"styp", b"moov"):
+        return _missing_of_mp4(content)
+    if content.startswith(matroska.EBML) and matroska.segment_of(content) is None:
+        return MissingEnd("its segment did not come")
     promised = claimed_size(content)
     if promised is None:
         return _missing_of_mp3(content)
-    return MissingEnd.of(promised, content) if len(content) + 1 < promised else None
+    is_padded = not content.startswith((matroska.EBML, asf.HEADER))  # to an even size, which some leave out at the end
+    return MissingEnd.of(promised, content) if len(content) + is_padded < promised else None
 
 
 def _missing_of_ogg(content: bytes) -> MissingEnd | None:
@@ -67,20 +74,6 @@ def _missing_of_mp3(content: bytes) -> MissingEnd | None:
     claimed = (size if has_frames else frames) if has_size else 0
     # Encoders disagree on whether the tag's own frame and the tags at the end count: allow a hundredth.
     return MissingEnd.of(claimed, content, start=start) if claimed * 0.99 > len(content) - start else None
-
-
-def missing_end_of_container(content: bytes) -> MissingEnd | None:
-    """Return what is missing of an mp4, webm, mkv, wma, wmv or avi file that ends too early, else None.
-
-    Source: ISO/IEC 14496-12 section 4.2 (boxes of mp4); RFC 8794 section 4 (sizes in webm).
-    """
-    if content[4:8] in (b"ftyp", b"styp", b"moov"):
-        return _missing_of_mp4(content)
-    if content.startswith(matroska.EBML) and matroska.segment_of(content) is None:
-        return MissingEnd("its segment did not come")
-    if content.startswith((matroska.EBML, asf.HEADER)) or (content[:4] == b"RIFF" and content[8:12] == b"AVI "):
-        return MissingEnd.of(claimed_size(content) or 0, content)
-    return None
 
 
 def _missing_of_mp4(content: bytes) -> MissingEnd | None:

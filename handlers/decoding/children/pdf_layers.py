@@ -15,10 +15,17 @@ from pypdfium2 import PdfPage, raw  # type: ignore[import-untyped]
 _DEEPEST = 8
 """Levels of form XObjects that are searched."""
 
-_PACKED = re.compile(rb"/ObjStm\b.{0,1024}?\bstream\r?\n", re.DOTALL)
+
+def _written(name: str) -> bytes:
+    """Return the pattern of a name in a PDF, any letter of which may be written as `#` and its code. Source: ISO
+    32000-1, 7.3.5."""
+    return b"/" + b"".join(b"(?:%c|#(?i:%02x))" % (letter, letter) for letter in name.encode()) + rb"(?![\w#])"
+
+
+_PACKED = re.compile(_written("ObjStm") + rb".{0,1024}?\bstream\r?\n", re.DOTALL)
 _MOST_UNPACKED = 4 << 20
-_LAYERS = re.compile(rb"/OCProperties\b")
-_UNIT = re.compile(rb"/UserUnit\s+(?!0*1(?:\.0*)?[\s/>])")
+_LAYERS = re.compile(_written("OCProperties"))
+_UNIT = re.compile(_written("UserUnit") + rb"\s+(?!0*1(?:\.0*)?[\s/>])")
 
 _PAPER = (253, 1, 254, 255)
 """The background on which objects are drawn, to see whether they are drawn at all: a colour they do not have."""

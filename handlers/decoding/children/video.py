@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from handlers.decoding import containers
 from handlers.decoding.audio_parts import parts_of
 from handlers.decoding.children.video_frames import FrameIndex, decode_frames, index_frames
-from handlers.decoding.damage import ENOUGH, damage_of, missing_end_of_container
+from handlers.decoding.damage import ENOUGH, MissingEnd, damage_of, missing_end
 from handlers.decoding.pixel_limits import check_size
 from handlers.decoding.video import Frames, Sampling
 from handlers.errors import MediaCorrupt, MediaTooLarge, counted
@@ -47,7 +47,7 @@ def read_frames(
     `read_video` there does."""
     allowed = MediaSettings.model_validate(limits)
     content, *further = parts_of(content)
-    missing = missing_end_of_container(content)
+    missing = missing_end(content)
     opened = partial(
         containers.opened,
         content,
@@ -66,7 +66,7 @@ def read_frames(
     with opened() as container:
         stream = _picture_streams(container, what)[choice]
         track = containers.about_track(stream, container.streams.video)
-        lost = _losses(container, stream, index, content, what)
+        lost = _losses(container, stream, index, missing, damage_of(content), what)
         if further:
             count = len(further) + 1
             lost.append(f"the file consists of {count} concatenated videos; only the first was read")
@@ -86,18 +86,25 @@ def read_frames(
     yield about, np.ascontiguousarray(frames).data.cast("B")
 
 
-def _losses(container: InputContainer, stream: VideoStream, index: FrameIndex, content: bytes, what: str) -> list[str]:
-    """Return what is missing of a file without its end, or with damage in its middle; MediaCorrupt (permanent) where
+def _losses(
+    container: InputContainer,
+    stream: VideoStream,
+    index: FrameIndex,
+    missing: MissingEnd | None,
+    damage: str | None,
+    what: str,
+) -> list[str]:
+    """Return what is missing of a file without its end, or with `damage` in its middle; MediaCorrupt (permanent) where
     more is missing than is there."""
     lost = []
     claimed_s = containers.claimed_duration_s(container, stream.index)
-    if missing := missing_end_of_container(content):
-        whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
+    if missing:
+        is_known = claimed_s is not None and claimed_s > index.duration_s  # of an ogg, FFmpeg tells what came
+        whole = f"{claimed_s:.1f} s" if is_known else "an unknown length"
         there = f"{index.duration_s:.1f} s of {whole} are there"
         if not missing.is_little if claimed_s is None else index.duration_s < ENOUGH * claimed_s:
             raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
         lost.append(f"{missing.text}; {there}")
-    damage = damage_of(content)
     if damage or (index.is_damaged and not missing):
         is_alone = damage and len(container.streams) == 1  # else it may be the length of another
         whole_s = max(index.duration_s, (is_alone and claimed_s) or 0.0)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from handlers.decoding.audio import SAMPLE_RATE, read_sound
-from handlers.decoding.damage import missing_end_of_container
+from handlers.decoding.damage import missing_end
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from tests.containers import encoded_sound, encoded_video
@@ -112,7 +112,7 @@ def test_a_container_that_lost_most_of_itself_is_cut_short(container: str, codec
     content = encoded_sound(
         tone(440, rate=48_000, seconds=3), container=container, codec=codec, rate=48_000, index_first=True
     )
-    assert missing_end_of_container(content) is None
+    assert missing_end(content) is None
     with pytest.raises(MediaCorrupt, match=r"data\.audio \(s3://clips/a\) is cut short: its header promises"):
         read(content[: int(len(content) * 0.3)])
 
@@ -140,7 +140,7 @@ def test_a_container_written_to_a_pipe_claims_no_size() -> None:
     content = bytearray(encoded_sound(tone(440, rate=48_000), container="webm", codec="libopus", rate=48_000))
     segment = content.index(b"\x18\x53\x80\x67") + 4
     content[segment : segment + 8] = b"\x01" + b"\xff" * 7
-    assert missing_end_of_container(bytes(content)) is None
+    assert missing_end(bytes(content)) is None
     assert len(read(bytes(content))) == pytest.approx(SAMPLE_RATE, abs=500)
 
 

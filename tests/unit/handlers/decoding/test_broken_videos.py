@@ -33,6 +33,13 @@ def test_what_is_left_of_a_video_without_its_end_is_used() -> None:
     assert video.frame_times_s == pytest.approx([(index + 0.5) * video.duration_s / 4 for index in range(4)], abs=0.1)
 
 
+def test_what_is_missing_of_an_ogg_video_is_told() -> None:
+    content = encoded_video(noisy(), container="ogg", codec="libvpx")
+    assert read(content).truncated is None
+    told = read(content[: int(len(content) * 0.7)]).truncated or ""
+    assert re.fullmatch(r"its last page promises \d+ bytes and \d+ came; 4\.\d s of an unknown length are there", told)
+
+
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
 def test_a_video_of_which_less_than_half_is_left_is_cut_short(container: str, codec: str) -> None:
     content = encoded_video(noisy(), container=container, codec=codec, index_first=container == "mp4")

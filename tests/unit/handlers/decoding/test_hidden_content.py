@@ -92,6 +92,12 @@ def test_text_on_a_layer_that_is_off_is_not_text_of_the_page(is_packed: bool) ->
     assert texts(read(layered(content, is_packed=is_packed))) == ["plain", "seen"]
 
 
+def test_layers_are_found_however_their_name_is_written() -> None:
+    content = line("seen", 700) + on_layer("Off", line("unseen", 660))
+    document = layered(content)
+    assert texts(read(document.replace(b"/OCProperties", b"/OC#50r#6fperties"))) == ["seen"]
+
+
 def test_forms_on_layers_that_are_off_are_not_text_of_the_page() -> None:
     forms = {
         "A": stream(line("unseen", 700), _FORM + b"/OC 10 0 R"),
@@ -168,6 +174,7 @@ def test_a_filled_field_without_an_appearance_is_read(field: bytes, value: str) 
 @pytest.mark.parametrize(("unit", "dpi"), [(b"1", 150), (b"1.0", 150), (b"2", None), (b"9 0 R", None)])
 def test_a_page_of_which_the_size_of_a_point_is_not_known_tells_no_dpi(unit: bytes, dpi: float | None) -> None:
     assert read(page_with(b"", more=b"/UserUnit %b" % unit))["dpi"] == dpi
+    assert read(page_with(b"", more=b"/User#55nit %b" % unit))["dpi"] == dpi
 
 
 @pytest.mark.parametrize("is_drawn_by_it", [False, True])
