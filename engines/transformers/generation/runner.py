@@ -20,7 +20,7 @@ from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.loop import GenerationLoop
 from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop, generate
 from engines.transformers.generation.rolling.attention import use_grouped_attention
-from engines.transformers.generation.rolling.batch import fits
+from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
 from engines.transformers.generation.token_sequence import (
     BEAM_OPTIONS,

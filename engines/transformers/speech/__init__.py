@@ -1,5 +1,5 @@
 """Speech recognition.
 
-- whisper, whisper_pass, recordings, segments: windows through Whisper; options: also guards against invented text
+- whisper, whisper_pass, recordings, segments: windows through Whisper; options; guards against invented text
 - ctc: models of the CTC kind, such as wav2vec2
 """

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from engines.transformers.generation.token_sequence import Sampling
-from engines.transformers.speech.options import Evidence, SpeechSettings
+from engines.transformers.speech.guards import Evidence
+from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.segments import Segment
 
 _HOP_S = 0.02

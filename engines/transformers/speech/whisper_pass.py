@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase, WhisperForCon
 from transformers.modeling_outputs import BaseModelOutput
 
 from engines.transformers.generation.token_sequence import BEAM_OPTIONS, Sampling, TokenPicker, without_half_character
-from engines.transformers.speech.options import Evidence, compression_ratio, is_loop
+from engines.transformers.speech.guards import Evidence, compression_ratio, is_loop
 from engines.transformers.speech.recordings import Heard, Window
 
 _PROMPT_TOKENS = 4

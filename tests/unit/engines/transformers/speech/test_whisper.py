@@ -13,7 +13,8 @@ import torch
 
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.speech import whisper
-from engines.transformers.speech.options import Evidence, SpeechSettings
+from engines.transformers.speech.guards import Evidence
+from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.recordings import Heard, Recording, Window
 from engines.transformers.speech.whisper import WhisperRunner
 from handlers.errors import OutOfMemory

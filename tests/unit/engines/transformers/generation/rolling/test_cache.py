@@ -17,7 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from engines.transformers.generation.rolling.batch import RollingCache, fits
+from engines.transformers.generation.rolling.cache import RollingCache, fits
 from tests.unit.engines.tiny_models import save_llama
 
 HEADS, SIZE, LAYERS = 2, 3, 2

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from engines.transformers.generation.rolling.batch import RollingBatch, fits
+from engines.transformers.generation.rolling.batch import RollingBatch
+from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.token_sequence import Sampling, TokenPicker, TokenSequence
 from tests.unit.engines.tiny_models import tokenizer
