@@ -17,7 +17,7 @@ from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
 from engines.run.health import HealthProbes
 from handlers import model_registry
-from streams.cli import checks
+from streams.cli import checks, model_checks
 from streams.cli.checks import Finding, Status
 from streams.cli.command_line import AsJson, command, load_settings, print_json
 from streams.cli.tables import standard_output
@@ -76,10 +76,10 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     asked: dict[str, Callable[[], list[Finding]]] = {
         "broker": partial(checks.check_broker, settings, tasks),
         "s3": partial(checks.check_s3, settings, bucket),
-        "mlflow": partial(checks.check_mlflow, settings),
-        "models": partial(checks.check_models, settings, manager, named),
-        "transformers": partial(checks.check_transformers, settings, timeout_s=LONGEST_S - 0.5),
-        "ollama": partial(checks.check_ollama, settings),
+        "mlflow": partial(model_checks.check_mlflow, settings),
+        "models": partial(model_checks.check_models, settings, manager, named),
+        "transformers": partial(model_checks.check_transformers, settings, timeout_s=LONGEST_S - 0.5),
+        "ollama": partial(model_checks.check_ollama, settings),
         "disk": partial(checks.check_disk, settings.cache.directory, manager.files.health),
     }
     answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in asked.items()})

@@ -13,16 +13,9 @@ from typing import Any
 import pytest
 
 from streams.cli import doctor
-from streams.cli.checks import (
-    Finding,
-    check_broker,
-    check_disk,
-    check_mlflow,
-    check_ollama,
-    check_s3,
-    check_transformers,
-)
+from streams.cli.checks import Finding, check_broker, check_disk, check_s3
 from streams.cli.doctor import examine, only_warn
+from streams.cli.model_checks import check_mlflow, check_ollama, check_transformers
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.models.resolved_model import ResolvedModel
-from streams.cli.checks import check_tags
+from streams.cli.model_checks import check_tags
 
 
 def test_tags_that_make_sense_are_not_mentioned() -> None:
