@@ -65,7 +65,7 @@ def _first_ephemeral() -> int:
 
 
 def http_get(port: int, path: str) -> httpx.Response:
-    """Return the answer to a GET on this machine, without a proxy; an OSError where no server answers in HTTP."""
+    """Return the answer to a GET on this machine, without a proxy; OSError (retryable) if none answers in HTTP."""
     try:
         # `verify`: without TLS there is no certificate to check, and to load those of the system takes long.
         return httpx.get(f"http://{HOST}:{port}{path}", timeout=_HTTP_TIMEOUT_S, trust_env=False, verify=False)

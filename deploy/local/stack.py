@@ -107,7 +107,7 @@ class LocalStack:
             self._on_status(status)
 
     def claim(self) -> None:
-        """Lock the root for this stack until `stop`, or raise StackError where another uses it; idempotent."""
+        """Lock the root for this stack until `stop`, or raise StackError (permanent) if another has it; idempotent."""
         if self._lock_fd is not None:
             return
         self.root.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Pat
 
 
 def read_variables(path: Path) -> dict[str, Array]:
-    """Return the arrays of a CTranslate2 model file by name; one of another kind of model raises ValueError."""
+    """Return the arrays of a CTranslate2 model file by name; one of another kind raises ValueError (permanent)."""
     with path.open("rb") as file:
         _version = _read(file, "I")
         if (kind := _read_name(file)) != "WhisperSpec":

@@ -141,7 +141,7 @@ class GraphWeights:
                 self._queues[kind].append([_tensor(constant) for constant in used.values()])
 
     def fill(self, module: Any) -> None:
-        """Fill a module of any kind; weights of the graph that do not fit raise ValueError."""
+        """Fill a module of any kind; weights of the graph that do not fit raise ValueError (permanent)."""
         match module:
             case torch.nn.Conv2d() | torch.nn.ConvTranspose2d():
                 self._put(module.weight, *self._take("convolution"))
@@ -164,7 +164,7 @@ class GraphWeights:
                     self.fill(part)
 
     def check_all_used(self) -> None:
-        """Raise ValueError where weights are left over: the graph is another model."""
+        """Raise ValueError (permanent) where weights are left over: the graph is another model."""
         left = {kind: len(queue) for kind, queue in self._queues.items() if queue}
         if left:
             raise ValueError(f"{self._name} has weights that no layer takes: {left}; it is another model")

@@ -88,14 +88,14 @@ class RequestResolver:
 
 
 def _check_names(task: Any, engine: Any, model_name: Any) -> None:
-    """Raise InvalidRequest unless the names of a request are texts; `engine` may be empty."""
+    """Raise InvalidRequest (permanent) unless the names of a request are texts; `engine` may be empty."""
     for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
         if not isinstance(value, str) or not (value or name == "engine"):
             raise InvalidRequest(f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}")
 
 
 def check_engine(engine: BaseEngine, name: str, task: str) -> None:
-    """Raise InvalidRequest, with the tasks that the engine runs, where `task` is none of them."""
+    """Raise InvalidRequest (permanent), with the tasks that the engine runs, where `task` is none of them."""
     if engine.supported_tasks and task not in engine.supported_tasks:
         runs = ", ".join(sorted(engine.supported_tasks))
         raise InvalidRequest(f"engine {name} does not run task {task}; it runs {runs}")

@@ -114,7 +114,7 @@ class Form:
     files: dict[str, list[Media]] = field(default_factory=dict)
 
     def request_json(self) -> bytes:
-        """Return the request as JSON, without its files; a form that mixes both ways raises InvalidRequest."""
+        """Return the request as JSON, without its files; a form that mixes both ways raises InvalidRequest (permanent)."""
         whole = self.texts.get(_WHOLE)
         if whole is None:
             fields = {name: _value(name, text) for name, text in self.texts.items()}
@@ -171,7 +171,7 @@ async def read_form(body: Body, *, max_media_bytes: int) -> Form:
 
 
 def with_files(request: Request, form: Form, media_fields: Iterable[str]) -> Request:
-    """Return `request` with the form's files in its data; one that has no place there raises InvalidInput.
+    """Return `request` with the form's files in its data; one that has no place there raises InvalidInput (permanent).
 
     A field given once becomes one Media, a field given several times a list. A field whose name is the plural of
     another media field of the task, as `images` is of `image`, is always a list.

@@ -55,7 +55,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count one request as pending during the block; raises Busy where the limit was reached meanwhile."""
+        """Count one request as pending during the block; raises Busy (retryable) where the limit was reached."""
         self._check_place()
         self.pending += 1
         try:

@@ -69,7 +69,7 @@ def decoded(content: bytes, coding: str, fetch: Fetch) -> bytes:
     """Return `content` without the codings that the header Content-Encoding names.
 
     The bytes that this adds count against the fetch's allowance, and the fetch's deadline holds. A coding that is not
-    decoded here, or bytes that are not in that coding, raise MediaCorrupt.
+    decoded here, or bytes that are not in that coding, raise MediaCorrupt (permanent).
     """
     names = [name for part in coding.split(",") if (name := part.strip().lower())]
     for name in reversed(names):  # the last one was applied last

@@ -88,13 +88,13 @@ class Fetch:
         self.check()
 
     def expect(self, total: int | None) -> None:
-        """Note the size the store declares, or raise MediaTooLarge before a byte of the body is read."""
+        """Note the size the store declares, or raise MediaTooLarge (permanent) before a byte of the body is read."""
         self.total = total
         if total is not None and total - self.received > self.allowance.left:
             raise self._too_large(f"holds {total} bytes")
 
     def count(self, count: int) -> None:
-        """Count bytes against the allowance, or raise MediaTooLarge."""
+        """Count bytes against the allowance, or raise MediaTooLarge (permanent)."""
         if not self.allowance.take(count):
             raise self._too_large(f"holds at least {self.received + count} bytes")
         self.received += count
