@@ -114,7 +114,7 @@ class Form:
     files: dict[str, list[Media]] = field(default_factory=dict)
 
     def request_json(self) -> bytes:
-        """Return the request as JSON, without its files; a form that mixes both ways raises InvalidRequest (permanent)."""
+        """Return the request as JSON, without its files; one that mixes both ways raises InvalidRequest (permanent)."""
         whole = self.texts.get(_WHOLE)
         if whole is None:
             fields = {name: _value(name, text) for name, text in self.texts.items()}
