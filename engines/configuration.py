@@ -14,16 +14,9 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from engines.config.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
 from engines.config.settings import ENV_PREFIX, EngineSettings, Given
-from engines.config.settings_tree import (
-    ConfigurationError,
-    explain,
-    is_open,
-    leaves,
-    mask_password_in_url,
-    sections,
-    unknown,
-)
+from engines.config.settings_tree import is_open, leaves, sections
 
 __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 

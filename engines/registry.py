@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from engines.base import BaseEngine, PullProgress
+from engines.config.setting_problems import ConfigurationError, settings_for
 from engines.config.settings import EngineSettings
-from engines.config.settings_tree import ConfigurationError, settings_for
 from engines.log_context import failures_logged
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger

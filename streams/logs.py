@@ -12,7 +12,7 @@ import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from engines.config.settings_tree import MASK, mask_password_in_url
+from engines.config.setting_problems import MASK, mask_password_in_url
 from engines.log_context import requests_at_hand
 from handlers.logger import PROCESSORS
 from streams.repeated_lines import RepeatedLines

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engines.config.setting_problems import mask_password_in_url
 from engines.config.settings import MlflowSettings
-from engines.config.settings_tree import mask_password_in_url
 from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 

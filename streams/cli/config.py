@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 import yaml
 
-from engines.config.settings_tree import MASK, leaves, mask_password_in_url, may_be_secret, sections
+from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
+from engines.config.settings_tree import leaves, sections
 from engines.configuration import ConfigurationError, Loaded
 from engines.registry import EngineRegistry
 from streams.cli.command_line import command, load_settings, note, print_json
