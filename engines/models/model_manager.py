@@ -1,10 +1,7 @@
-"""Resolves model names to registered versions, also while the registry is away, and downloads their files."""
+"""Resolves model names to registered versions, and downloads their files."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.models.hub import WantedFiles
+from engines.models.last_good import LastGoodResolutions
 from engines.models.mlflow_registry import MlflowRegistry
 from engines.models.model_files import ModelFiles
 from engines.models.registration import register
@@ -74,8 +71,11 @@ class ModelManager:
         self._is_away = False
 
     def connect(self) -> None:
-        """Make the client, which takes seconds the first time; sends nothing to the server. Raises RegistryUnavailable,
-        retryable, where MLflow's client is not installed."""
+        """Make the client, which takes seconds the first time; sends nothing to the server.
+
+        Raises:
+            RegistryUnavailable: retryable; MLflow's client is not installed.
+        """
         self.registry.client()
 
     def is_fresh(self, model_name: str) -> bool:
@@ -230,49 +230,3 @@ class ModelManager:
             log.warning("registry_away", reason=str(error), meanwhile="known names keep their last version")
         elif changed:
             log.info("registry_back", tracking_uri=self._settings.shown_uri)
-
-
-_FIELDS = ("name", "version", "source", "tags")
-
-
-class LastGoodResolutions:
-    """One small file per name, replaced atomically; any number of threads and processes may share the folder. What
-    another server said does not count. A disk error is logged and never fails a request."""
-
-    def __init__(self, folder: Path, tracking_uri: str) -> None:
-        self._folder = folder
-        self._tracking_uri = tracking_uri
-
-    def load(self, reference: ModelReference) -> ResolvedModel | None:
-        """Return the last resolution of `reference` on this server, None where there is none."""
-        try:
-            saved = json.loads(self._file(reference).read_bytes())
-            if saved["tracking_uri"] != self._tracking_uri:
-                return None
-            return ResolvedModel(*(saved[field] for field in _FIELDS))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            log.warning("last_resolution_unreadable", file=str(self._file(reference)), exc_info=True)
-            return None
-
-    def save(self, reference: ModelReference, model: ResolvedModel) -> None:
-        """Store that `reference` stands for `model`."""
-        saved = {"tracking_uri": self._tracking_uri} | {field: getattr(model, field) for field in _FIELDS}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
-                json.dump(saved, file, indent=1)
-            os.replace(file.name, self._file(reference))  # noqa: PTH105 - replaces, as Path.rename may not
-        except OSError:
-            log.warning("last_resolution_not_saved", model=str(reference), exc_info=True)
-
-    def forget(self, reference: ModelReference) -> None:
-        """Delete the resolution of `reference`: the server has no such model."""
-        try:
-            self._file(reference).unlink(missing_ok=True)
-        except OSError:
-            log.warning("last_resolution_not_forgotten", model=str(reference), exc_info=True)
-
-    def _file(self, reference: ModelReference) -> Path:
-        return self._folder / f"{quote(str(reference), safe='@')}.json"
