@@ -48,13 +48,13 @@ def load(
     root: type[T],
     *,
     config_file: str | Path | None = None,
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | Iterable[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded[T]:
     """Return the settings: defaults, then the file, the environment and `overrides`, of which later ones win.
 
-    Variables of other products (`NEIGHBOURS`) are defaults below all of these. `overrides` is
-    like ["kafka.group_id=x"]. `config_file` wins over INFERSTREAM_CONFIG, and that over DEFAULT_FILES;
+    Variables of other products (`NEIGHBOURS`) are defaults below all of these. `overrides` is {"kafka.group_id": "x"}
+    or ["kafka.group_id=x"]. `config_file` wins over INFERSTREAM_CONFIG, and that over DEFAULT_FILES;
     INFERSTREAM_CONFIG=/dev/null reads no file at all.
 
     Raises:
@@ -72,7 +72,7 @@ def load(
     if file is not None:
         given |= _canonical(_read_file(file, opened, problems), problems)
     given |= _canonical(_read_environment(environ, opened), problems)
-    given |= _canonical(_read_overrides(overrides, problems), problems)
+    given |= _canonical(_read_overrides(overrides or {}, problems), problems)
 
     given = {key: one for key, one in given.items() if key.partition(".")[0] not in root.foreign_sections}
     own = {key: one for key, one in given.items() if key.partition(".")[0] in opened and all(_path_of(key, opened))}
@@ -195,7 +195,9 @@ def _read_environment(environ: Mapping[str, str], opened: Collection[str]) -> di
     return given
 
 
-def _read_overrides(overrides: Iterable[str], problems: list[str]) -> dict[str, Given]:
+def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list[str]) -> dict[str, Given]:
+    if isinstance(overrides, Mapping):
+        return {key: Given(value, "command line") for key, value in overrides.items()}
     given: dict[str, Given] = {}
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -53,6 +53,12 @@ def test_environment_wins_over_file_and_command_line_over_both(tmp_path: Path) -
     assert loaded.origins["kafka.topic_prefix"] == "default"
 
 
+def test_overrides_may_be_a_mapping_with_values_of_any_type() -> None:
+    loaded = load(Settings, environ={}, overrides={"worker.tasks": ["asr"], "http.port": 0})
+    assert loaded.settings.worker.tasks == ("asr",)
+    assert loaded.settings.http.port == 0
+
+
 @pytest.mark.parametrize("text", ["asr, ocr", '["asr", "ocr"]'])
 def test_a_list_in_text_is_separated_by_commas_or_is_json(text: str) -> None:
     assert load(Settings, environ={"INFERSTREAM_WORKER__TASKS": text}).settings.worker.tasks == ("asr", "ocr")
