@@ -22,7 +22,10 @@ _DIRECTORY = Path(".local")
 
 _STARTED_HERE = ("kafka.bootstrap_servers", "s3.endpoint_url", "s3.access_key", "s3.secret_key", "mlflow.tracking_uri")
 
-DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
+MODELS = ["smollm2-135m-instruct", "whisper-base", "whisper-tiny.en", "pp-ocrv5-mobile"]
+"""The names in the catalogue of models, which takes long to import."""
+
+DEFAULT_MODELS = MODELS[:2]
 
 
 @command(
@@ -37,7 +40,10 @@ def up(
     directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = _DIRECTORY,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."),
+        typer.Option(
+            metavar="MODEL",
+            help=f"Model to register, repeatable: {', '.join(MODELS)}. Default: {', '.join(DEFAULT_MODELS)}.",
+        ),
     ] = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Register no model.")] = False,
     kafka_home: Annotated[

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from deploy.models import CATALOGUE
 from streams.cli.command_line import app
 from streams.cli.global_options import GlobalOptions
+from streams.cli.up import MODELS
 from streams.cli.up import _overrides as overrides_of
 
 
@@ -24,6 +26,10 @@ def test_several_brokers_need_a_release_of_kafka(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "--kafka-home DIR" in done.output
     assert not (tmp_path / "data").exists()
+
+
+def test_help_names_the_models_of_the_catalogue() -> None:
+    assert sorted(MODELS) == sorted(CATALOGUE)
 
 
 def test_models_and_none_are_a_contradiction(tmp_path: Path) -> None:
