@@ -47,7 +47,7 @@ def _above_zero(seconds: float) -> float:
     "inferstream send asr whisper-base call.flac --option timestamps=word",
     "inferstream send asr whisper-base recording.wav --json",
     "inferstream send ocr pp-ocrv5-mobile page.png",
-    "inferstream send document-analysis pp-ocrv5-mobile report.pdf --data '{\"pages\": [1]}'",
+    "inferstream send document-analysis pp-ocrv5-mobile report.pdf --json",
     "inferstream send audio-classification my-tagger noise.wav --option top_k=3",
     "inferstream send video-analysis my-classifier clip.mp4 --option num_frames=8",
     'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\'',
