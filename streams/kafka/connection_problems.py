@@ -91,10 +91,7 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
     except socket.gaierror:
         return f"{host} in kafka.bootstrap_servers is a name that has no address; correct it"
     except ConnectionRefusedError:
-        return (
-            f"no broker answers at kafka.bootstrap_servers={kafka.bootstrap_servers}: nothing listens there; "
-            "start one with `inferstream up`, or correct the setting"
-        )
+        return _nobody(kafka)
     except ssl.SSLCertVerificationError as error:
         return _certificate(kafka, where, error)
     except UnsupportedSaslMechanismError:
@@ -114,6 +111,13 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
     except NO_ANSWER as error:
         return await _other_protocol(kafka, host, port, error)
     return await _advertised(where, metadata, options)
+
+
+def _nobody(kafka: KafkaSettings) -> str:
+    return (
+        f"no broker answers at kafka.bootstrap_servers={kafka.bootstrap_servers}: nothing listens there; start one "
+        "with `inferstream up`, or correct the setting"
+    )
 
 
 async def _advertised(where: str, metadata: Any, options: dict[str, Any]) -> str | None:
@@ -136,6 +140,8 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
     where, asked = f"{host}:{port}", kafka.security_protocol
     listener = await _listener(host, port)
     if listener is None:
+        if not await _listens(host, port):  # it ended while it was asked
+            return _nobody(kafka)
         return (
             f"{where} takes connections and does not answer as a Kafka broker ({_named(error)}); is it frozen or still "
             "starting, or is that the port of something else? Correct kafka.bootstrap_servers"
@@ -194,6 +200,15 @@ async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:
         answer = await _answer(host, port, options, SaslHandShakeRequest("PLAIN"))
         return (f"SASL_{protocol}", tuple(answer.enabled_mechanisms)) if answer else (protocol, ())
     return None
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _PATIENCE_S)
+    except (OSError, TimeoutError) as error:
+        return not isinstance(error, ConnectionRefusedError)
+    writer.close()
+    return True
 
 
 async def _answer(host: str, port: int, options: dict[str, Any], request: Any) -> Any:
