@@ -22,13 +22,8 @@ from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop
 from engines.transformers.generation.rolling.attention import use_grouped_attention
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.generation.token_sequence import (
-    BEAM_OPTIONS,
-    Sampling,
-    TokenPicker,
-    TokenSequence,
-    changes_scores,
-)
+from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, TokenPicker, changes_scores
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, SharedModels, TaskRunner

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engines.transformers.generation.token_sequence import Sampling
+from engines.transformers.generation.sampling import Sampling
 from engines.transformers.speech.guards import Evidence
 from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.segments import Segment

@@ -11,7 +11,8 @@ import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from engines.transformers.generation.token_sequence import BEAM_OPTIONS, Sampling, TokenPicker, without_half_character
+from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import without_half_character
 from engines.transformers.speech.guards import Evidence, compression_ratio, is_loop
 from engines.transformers.speech.recordings import Heard, Window
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import pipeline
 
 from engines.transformers.device import to_model
-from engines.transformers.documents.document_analysis import best_span
+from engines.transformers.documents.document_answers import best_span
 from engines.transformers.documents.ocr import TRANSCRIBE
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed

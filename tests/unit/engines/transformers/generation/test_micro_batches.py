@@ -16,7 +16,8 @@ import torch
 
 from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop, OnStep
-from engines.transformers.generation.token_sequence import Sampling, TokenPicker, TokenSequence
+from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from handlers.errors import Cancelled, InferenceFailed
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 

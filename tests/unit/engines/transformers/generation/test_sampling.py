@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.transformers.generation.token_sequence import Sampling, TokenPicker
+from engines.transformers.generation.sampling import Sampling, TokenPicker
 
 
 @pytest.mark.parametrize("seed", [None, 7])

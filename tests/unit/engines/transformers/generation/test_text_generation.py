@@ -13,7 +13,8 @@ from transformers import GenerationConfig
 
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.runner import TextGenerationRunner
-from engines.transformers.generation.token_sequence import Sampling, TokenPicker, TokenSequence
+from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from handlers.errors import InferenceError, InferenceFailed, InvalidInput, InvalidOption
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_llama

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from engines.transformers.generation.token_sequence import Sampling, TokenPicker, TokenSequence
+from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 
 

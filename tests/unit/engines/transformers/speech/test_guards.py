@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from engines.transformers.generation.token_sequence import Sampling
+from engines.transformers.generation.sampling import Sampling
 from engines.transformers.speech.guards import Evidence, Guards, compression_ratio, is_loop
 from engines.transformers.speech.whisper_pass import PassListener
 

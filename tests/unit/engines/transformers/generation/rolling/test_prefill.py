@@ -12,7 +12,8 @@ import torch
 from engines.transformers.generation.rolling.batch import RollingBatch
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.prefill import Prefill
-from engines.transformers.generation.token_sequence import Sampling, TokenPicker, TokenSequence
+from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from tests.unit.engines.tiny_models import tokenizer
 from tests.unit.engines.transformers.generation.rolling import families
 from tests.unit.engines.transformers.generation.rolling.families import Asked
