@@ -27,8 +27,9 @@ from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.health import HealthProbes, Probe
 from engines.run.job import Job
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver, check_engine
+from engines.run.statistics import Statistics
 from engines.versions.versions import Versions
 from handlers.decoding.children.memory import trim
 from handlers.errors import ModelMismatch

@@ -26,7 +26,8 @@ from engines.transformers.device import (
 )
 from engines.transformers.memory_limits import WINDOW_S, cost_of
 from engines.transformers.process_state import loading, loads
-from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, SharedModels, TaskRunner, runner_of
+from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, TaskRunner, runner_of
+from engines.transformers.shared_models import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal

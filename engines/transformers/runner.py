@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import loading
@@ -19,8 +16,8 @@ if TYPE_CHECKING:
 
     from engines.base import Early
     from engines.transformers.loading import ModelFolder
+    from engines.transformers.shared_models import SharedModels
 
-_Model = TypeVar("_Model")
 Outcome = dict[str, Any] | InferenceError
 
 RUNNERS = {
@@ -176,60 +173,3 @@ def runner_of(task: str, folder: ModelFolder) -> type[TaskRunner]:
             return one
     needs = " or ".join(dict.fromkeys(one.needs for one in classes))
     raise folder.refused(*(kind for one in classes for kind in one.kinds), needs=needs)
-
-
-@dataclass(slots=True, eq=False)
-class _Shared:
-    loading: threading.Lock = field(default_factory=threading.Lock)
-    model: Any = None
-    users: int = 0
-
-
-class SharedModels:
-    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe. A model is loaded
-    in the thread of its first caller; only callers of the same model wait."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._shared: dict[tuple[Hashable, str], _Shared] = {}
-
-    def holds(self, folder: Path) -> bool:
-        with self._lock:
-            return any(identity == _identity(folder) for identity, _ in self._shared)
-
-    def take(self, folder: Path, load: Callable[[], _Model], *, part: str = "") -> tuple[_Model, Callable[[], None]]:
-        """Return the model in `folder`, loaded by `load` where needed, and the function that releases it.
-
-        The last release closes the model. `part` separates several models of one folder.
-
-        Raises:
-            Exception: whatever `load` raises; the next caller tries again.
-        """
-        key = _identity(folder), part
-        with self._lock:
-            shared = self._shared.setdefault(key, _Shared())
-            shared.users += 1
-        try:
-            with shared.loading:
-                if shared.model is None:
-                    shared.model = load()
-                return shared.model, lambda: self._let_go(key, shared)
-        except BaseException:
-            self._let_go(key, shared)
-            raise
-
-    def _let_go(self, key: tuple[Hashable, str], shared: _Shared) -> None:
-        with self._lock:
-            shared.users -= 1
-            if shared.users:
-                return
-            del self._shared[key]
-        if shared.model is not None:
-            shared.model.close()
-            shared.model = None
-
-
-def _identity(folder: Path) -> Hashable:
-    """Return a value that changes when another folder takes this one's place: a model may be registered again."""
-    stat = folder.stat()
-    return folder, stat.st_dev, stat.st_ino, stat.st_mtime_ns

@@ -18,7 +18,8 @@ from engines.transformers.generation.runner import GenerationRunner, Prompt
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import SharedModels, TaskRunner
+from engines.transformers.runner import TaskRunner
+from engines.transformers.shared_models import SharedModels
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})

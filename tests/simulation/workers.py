@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from aiokafka import errors
 
 from engines.log_context import LineLimit
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
 from engines.run.results import result_of
+from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordListener

@@ -19,7 +19,8 @@ from engines.transformers.documents.page_text import (
     transcribed,
 )
 from engines.transformers.loading import ModelFolder
-from engines.transformers.runner import Outcome, SharedModels, TaskRunner, refuse_options
+from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_models import SharedModels
 from engines.transformers.vlm import VlmRunner
 from handlers.decoding.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput

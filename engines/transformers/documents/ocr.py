@@ -16,7 +16,8 @@ from engines.transformers.documents.text_recognition import TextRecognizer
 from engines.transformers.generation.runner import GenerationRunner, Prompt, decoder_start
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
-from engines.transformers.runner import Outcome, SharedModels, TaskRunner, refuse_options
+from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_models import SharedModels
 from engines.transformers.vlm import VlmRunner
 from handlers.errors import InvalidInput
 

@@ -20,7 +20,7 @@ from engines.transformers.documents.reading_order import Box, reading_order
 from engines.transformers.documents.text_detection import TextDetector, TextRegion
 from engines.transformers.documents.text_recognition import ReadLine, TextRecognizer
 from engines.transformers.loading import ModelFolder
-from engines.transformers.runner import SharedModels
+from engines.transformers.shared_models import SharedModels
 from handlers.errors import ModelLoadFailed
 
 DETECTION, RECOGNITION = "detection", "recognition"

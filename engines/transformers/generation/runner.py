@@ -26,7 +26,8 @@ from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, Tok
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome, SharedModels, TaskRunner
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.shared_models import SharedModels
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed, counted
 
 DEFAULT_NEW_TOKENS = 256

@@ -7,8 +7,9 @@ import json
 from itertools import groupby
 from typing import Any, cast
 
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
 from engines.run.results import result_of
+from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
 from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import ProducerRecord, Record

@@ -13,8 +13,9 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
 from engines.run.results import Result, result_of
+from engines.run.statistics import Statistics
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher, Reply

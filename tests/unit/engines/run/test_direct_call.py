@@ -21,8 +21,9 @@ from engines.guarded_call import Call
 from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
 from engines.run.results import STAGES
+from engines.run.statistics import Statistics
 from handlers.errors import Cancelled, InvalidInput
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher

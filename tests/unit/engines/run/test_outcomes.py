@@ -9,8 +9,9 @@ import pytest
 import structlog
 
 from engines.log_context import LineLimit
-from engines.run.outcomes import LINES_PER_S, Outcomes, Statistics
+from engines.run.outcomes import LINES_PER_S, Outcomes
 from engines.run.results import result_of
+from engines.run.statistics import Statistics
 from handlers.errors import InferenceFailed, InvalidOption, ResultTooLarge, Undecodable
 from tests.unit.engines.parts import Bench
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engines.run.outcomes import MOST_NAMES, OTHER, Statistics
 from engines.run.results import STAGES, Result, ResultError, no_time
+from engines.run.statistics import MOST_NAMES, OTHER, Statistics
 
 
 def record(

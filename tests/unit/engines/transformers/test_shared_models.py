@@ -20,7 +20,7 @@ from engines.inference import InferenceManager
 from engines.models.resolved_model import ResolvedModel
 from engines.transformers.device import choose_device
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.runner import SharedModels
+from engines.transformers.shared_models import SharedModels
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.decoding.document import read_document
 from handlers.errors import ModelLoadFailed

@@ -10,7 +10,8 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
+from engines.run.statistics import Statistics
 from handlers.errors import Undecodable
 from streams.delivery.port import ProducerRecord, Record
 from streams.delivery.producer import BatchingProducer

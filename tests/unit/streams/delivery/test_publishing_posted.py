@@ -11,7 +11,8 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
-from engines.run.outcomes import Outcomes, Statistics
+from engines.run.outcomes import Outcomes
+from engines.run.statistics import Statistics
 from streams.delivery.publisher import Reply
 from streams.messages import Result, decode_result
 from tests.unit.streams.publishing_rig import Broker, Heard, codes_of_events, publisher, success
