@@ -20,8 +20,16 @@ from streams.settings import LoggingSettings
 
 SECRET_KEYS = frozenset(
     {
-        *("access_key", "api_key", "authorization", "credentials", "password"),
-        *("sasl_password", "secret", "secret_key", "session_token", "token"),
+        "access_key",
+        "api_key",
+        "authorization",
+        "credentials",
+        "password",
+        "sasl_password",
+        "secret",
+        "secret_key",
+        "session_token",
+        "token",
     }
 )
 """Names whose values are masked in log lines; every secret setting is among them."""

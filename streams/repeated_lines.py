@@ -39,8 +39,12 @@ _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
 
 _NO_OUTAGE = frozenset(
     {
-        *("CorrelationIdError", "KafkaProtocolError", "KafkaStorageError"),
-        *("NotEnoughReplicasAfterAppendError", "NotEnoughReplicasError", "UnknownTopicOrPartitionError"),
+        "CorrelationIdError",
+        "KafkaProtocolError",
+        "KafkaStorageError",
+        "NotEnoughReplicasAfterAppendError",
+        "NotEnoughReplicasError",
+        "UnknownTopicOrPartitionError",
     }
 )
 """Errors that aiokafka calls retriable though brokers answer; by name, so that logging does not import it."""

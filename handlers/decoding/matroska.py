@@ -21,11 +21,12 @@ _TOP = {
     b"\x19\x41\xa4\x69",  # Attachments
     b"\x10\x43\xa7\x70",  # Chapters
     b"\x12\x54\xc3\x67",  # Tags
-    *(_CRC, _VOID),
+    _CRC,
+    _VOID,
 }
 """The elements of a segment besides clusters."""
 
-_INSIDE = {*(b"\xa3", b"\xa0", b"\xaf", b"\xe7", b"\xa7", b"\xab", b"\x58\x54"), _CRC, _VOID}
+_INSIDE = {b"\xa3", b"\xa0", b"\xaf", b"\xe7", b"\xa7", b"\xab", b"\x58\x54", _CRC, _VOID}
 """The elements of a cluster: blocks, groups of them, its time, position and silent tracks."""
 
 _MOST_ELEMENTS = 1_000_000

@@ -40,8 +40,13 @@ _LONGEST_REASON = 200
 
 _INVALID_ADDRESS_CODES = frozenset(
     {
-        *("InvalidArgument", "InvalidBucketName", "InvalidObjectName", "InvalidURI", "KeyTooLongError"),
-        *("XMinioInvalidObjectName", "XMinioInvalidResourceName"),
+        "InvalidArgument",
+        "InvalidBucketName",
+        "InvalidObjectName",
+        "InvalidURI",
+        "KeyTooLongError",
+        "XMinioInvalidObjectName",
+        "XMinioInvalidResourceName",
     }
 )
 """Error codes of stores for names that are not valid, whether or not an object exists."""
