@@ -1,9 +1,11 @@
 """Finds where ASF files (wma, wmv) end, and checks their packets.
 
-Source: Advanced Systems Format (ASF) Specification 1.20.03, sections 2, 3.1, 5 and 5.2.
+Source: Advanced Systems Format (ASF) Specification 1.20.03, sections 2, 3.1, 3.2, 5 and 5.2.
 """
 
 from __future__ import annotations
+
+import struct
 
 HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 """How every file begins."""
@@ -19,6 +21,14 @@ def end_of(content: bytes, at: int = 0) -> int | None:
     """Return where the packets of the file at `at` end by its headers, None where it does not know."""
     packets = _packets(content, at)
     return None if packets is None else packets.stop
+
+
+def length_s(content: bytes) -> float | None:
+    """Return the length by the headers in seconds, None where it is not known, as of a live recording."""
+    if _packets(content, 0) is None:
+        return None
+    play, _, preroll = struct.unpack_from("<64xQQQ", content, content.find(_PROPERTIES))
+    return play / 1e7 - preroll / 1e3 if play else None
 
 
 def damaged_packets(content: bytes) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts
 from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
 from handlers.decoding.damage import ENOUGH, damage_of, missing_end
+from handlers.decoding.declared_length import is_short
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
@@ -118,10 +119,12 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
     there = f"{length_s:.1f} s"
-    if track and (damage or (track.is_gapless and track.gaps_s)):
+    is_shorter = track is not None and not missing and is_short(length_s, track.declared_s)
+    if track and (damage or is_shorter or (track.is_gapless and track.gaps_s)):
         gaps = "sound is missing in its middle, so that later times are too early" if track.gaps_s else None
-        lost.append(": ".join(filter(None, (damage, gaps))))
-        if (whole_s := track.claimed_s or length_s + track.gaps_s) > length_s + _NEARLY_S:
+        short = "sound is missing, so that later times may be too early" if is_shorter else None
+        lost.append(": ".join(filter(None, (damage, gaps or short))))
+        if (whole_s := track.claimed_s or track.declared_s or length_s + track.gaps_s) > length_s + _NEARLY_S:
             there += f" of {whole_s:.1f} s"
         if length_s < ENOUGH * whole_s:
             raise MediaCorrupt(f"{what} is damaged: {lost[-1]}; only {there} are there; {_CURE}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from handlers.decoding import containers
 from handlers.decoding.audio_samples import Gathering, mixed
+from handlers.decoding.declared_length import declared_s
 from handlers.errors import MediaCorrupt
 
 _FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
@@ -37,6 +38,8 @@ class SoundTrack:
     """Which of several tracks it is, for a result's metadata."""
     claimed_s: float | None
     """Its length by the headers, None where that may be the length of another track."""
+    declared_s: float | None
+    """As `declared_length.declared_s` returns."""
     is_gapless: bool
     """Whether a gap is a loss, which its decoder does not tell; in other formats it may be a pause."""
     gaps_s: float = 0.0
@@ -73,6 +76,7 @@ def gather_track(
             count=len(tracks),
             about=containers.about_track(stream, container.streams.audio),
             claimed_s=claimed_s if len(container.streams) == 1 else None,
+            declared_s=declared_s(content, stream.index, len(container.streams)),
             is_gapless=container.format.name == "asf",
         )
         packets = containers.packets(container, stream)

@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from handlers.decoding import containers
+from handlers.decoding import containers, declared_length
 from handlers.decoding.audio_parts import parts_of
 from handlers.decoding.children.video_frames import FrameIndex, decode_frames, index_frames
 from handlers.decoding.damage import ENOUGH, MissingEnd, damage_of, missing_end
@@ -66,7 +66,7 @@ def read_frames(
     with opened() as container:
         stream = _picture_streams(container, what)[choice]
         track = containers.about_track(stream, container.streams.video)
-        lost = _losses(container, stream, index, missing, damage_of(content), what)
+        lost = _losses(container, stream, index, content, missing, what)
         if further:
             count = len(further) + 1
             lost.append(f"the file consists of {count} concatenated videos; only the first was read")
@@ -90,11 +90,11 @@ def _losses(
     container: InputContainer,
     stream: VideoStream,
     index: FrameIndex,
+    content: bytes,
     missing: MissingEnd | None,
-    damage: str | None,
     what: str,
 ) -> list[str]:
-    """Return what is missing of a file without its end, or with `damage` in its middle; MediaCorrupt (permanent) where
+    """Return what is missing of a file without its end, or with damage in its middle; MediaCorrupt (permanent) where
     more is missing than is there."""
     lost = []
     claimed_s = containers.claimed_duration_s(container, stream.index)
@@ -105,9 +105,12 @@ def _losses(
         if not missing.is_little if claimed_s is None else index.duration_s < ENOUGH * claimed_s:
             raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
         lost.append(f"{missing.text}; {there}")
-    if damage or (index.is_damaged and not missing):
+    damage = damage_of(content)
+    declared_s = declared_length.declared_s(content, stream.index, len(container.streams))
+    is_short = not missing and declared_length.is_short(index.duration_s, declared_s)
+    if damage or is_short or (index.is_damaged and not missing):
         is_alone = damage and len(container.streams) == 1  # else it may be the length of another
-        whole_s = max(index.duration_s, (is_alone and claimed_s) or 0.0)
+        whole_s = max(index.duration_s, (is_alone and claimed_s) or declared_s or 0.0)
         there = f"{index.covered_s:.1f} s of {whole_s:.1f} s"
         if index.duration_s < ENOUGH * whole_s:
             raise MediaCorrupt(f"{what} is damaged: only {there} can be read; {_CURE}")

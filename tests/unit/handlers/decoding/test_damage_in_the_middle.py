@@ -187,3 +187,23 @@ def test_a_video_with_damage_in_its_middle_says_so(kind: str, at: float) -> None
     assert re.search(
         r"\d+ of its \d+ clusters? (is|are) damaged; \d\.\d s of 6\.0 s can be read", video.truncated or ""
     )
+
+
+def test_sound_of_an_avi_that_is_shorter_than_its_header_says_is_told(sounds: dict[str, bytes]) -> None:
+    speech = heard(sounds["ogg of flac"]).samples
+    content = encoded_sound(np.repeat(speech, 3), container="avi", codec="libmp3lame", rate=48_000)
+    assert heard(content).truncated is None
+    told = heard(zeroed(content, at=0.3, count=len(content) // 6)).truncated
+    assert told is not None
+    assert re.fullmatch(r"sound is missing, so that later times may be too early; 7\.\d s of 8\.\d s are there", told)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("avi", "mpeg4"), ("flv", "flv"), ("asf", "wmv2")])
+def test_a_video_that_is_shorter_than_its_header_says_is_told(container: str, codec: str) -> None:
+    content = encoded_video(noisy(), container=container, codec=codec)
+    assert seen(content).truncated is None
+    try:
+        told = seen(zeroed(content, at=0.6, count=len(content) // 2)).truncated or ""
+    except MediaCorrupt as error:
+        told = error.message
+    assert re.search(r"only \d\.\d s of 6\.0 s can be read|\d\.\d s of \d\.\d s can be read", told), told
