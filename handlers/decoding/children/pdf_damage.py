@@ -24,13 +24,18 @@ _NO_CHECKSUM = bytes(4)
 _OTHER_KINDS = (pikepdf.PdfError, AttributeError, TypeError, ValueError)
 """Errors about objects of other kinds than they should be; what they lead to is not looked at."""
 
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+"""How a file begins, and bare data."""
+_NEAR_END = 64
+"""Bytes in which the end mark of a JPEG is, with what may be behind it."""
+
 _DRAWN = re.compile(rb"(/[^\0\t\n\f\r ()<>\[\]{}/%]+)[\0\t\n\f\r ]+Do\b")
 _WRITTEN = re.compile(rb"(/[^\0\t\n\f\r ()<>\[\]{}/%]+)[\0\t\n\f\r ]+[0-9.+-]+[\0\t\n\f\r ]+Tf\b")
 
 
 class PdfDamage:
-    """The damage of one file's pages. Streams whose last filter is of pictures, as DCTDecode, are not looked at, nor
-    files that qpdf does not read."""
+    """The damage of one file's pages. A JPEG is damaged if it is cut, a JPEG 2000 if it is none; other streams of
+    pictures, as of CCITTFaxDecode, are not looked at, nor files that qpdf does not read."""
 
     def __init__(self, content: bytes) -> None:
         self._left = _MOST
@@ -95,6 +100,10 @@ class PdfDamage:
             except ValueError:
                 return False
             names = names[1:]
+        if names in (["/DCTDecode"], ["/DCT"], ["/JPXDecode"]):
+            data = bytes(packed)
+            is_whole_jpeg = data.startswith(b"\xff\xd8") and b"\xff\xd9" in data[-_NEAR_END:]
+            return data.startswith(_JPEG_2000) if names == ["/JPXDecode"] else is_whole_jpeg
         return self._inflates(memoryview(packed)) if names == ["/FlateDecode"] and len(packed) else None
 
     def _inflates(self, packed: memoryview) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handlers.decoding.document import read_document
 from handlers.decoding.document_pages import told_damage
@@ -23,6 +25,7 @@ TEXT = b"".join(
 FLATE = b"/Filter/FlateDecode"
 PIXELS = np.random.default_rng(7).integers(0, 255, (200, 300, 3), np.uint8).tobytes()
 ABOUT_PICTURE = b"/Type/XObject/Subtype/Image/Width 300/Height 200/ColorSpace/DeviceRGB/BitsPerComponent 8"
+PICTURE_DAMAGED = "data.document is damaged and was read only in part: a picture of page 1"
 FORM = b"/Type/XObject/Subtype/Form/BBox[0 0 612 792]"
 
 
@@ -147,6 +150,37 @@ def test_a_damaged_scan_is_told(part: float | None) -> None:
     damaged = whole[: len(whole) // 2] if part is None else changed(whole, int(len(whole) * part))
     found = told(page_of(drawn, more={6: stream(damaged, ABOUT_PICTURE + FLATE)}))
     assert found == "data.document is damaged and was read only in part: a picture of page 1"
+
+
+def scan_of(picture: bytes, kind: bytes) -> bytes:
+    return page_of(
+        packed(b"q 500 0 0 700 50 50 cm /X Do Q"), more={6: stream(picture, ABOUT_PICTURE + b"/Filter/" + kind)}
+    )
+
+
+def jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.frombytes("RGB", (300, 200), PIXELS).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind"),
+    [
+        (jpeg()[: len(jpeg()) // 2], b"DCTDecode"),
+        (jpeg()[:200], b"DCTDecode"),
+        (b"", b"DCTDecode"),
+        (b"", b"JPXDecode"),
+        (b"abc" * 99, b"JPXDecode"),
+    ],
+)
+def test_a_scan_whose_jpeg_is_cut_or_none_is_told(picture: bytes, kind: bytes) -> None:
+    assert told(scan_of(picture, kind)) == PICTURE_DAMAGED
+
+
+@pytest.mark.parametrize("picture", [jpeg(), jpeg() + b"\r\n"])
+def test_a_scan_whose_jpeg_is_whole_is_not_accused(picture: bytes) -> None:
+    assert told(scan_of(picture, b"DCTDecode")) is None
 
 
 def test_a_damaged_picture_of_a_page_that_is_read_from_its_text_layer_is_not_told() -> None:
