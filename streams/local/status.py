@@ -31,7 +31,8 @@ class StatusLines:
         """Show the new status of one part."""
         self._statuses[status.name] = status
         if not self._console.is_terminal:
-            self._console.print(f"{status.name}: {status.status} {status.address} ({status.elapsed_s:.1f} s)")
+            elapsed = f"({status.elapsed_s:.1f} s)" if status.status == "ready" else ""
+            self._console.print(" ".join(filter(None, (f"{status.name}: {status.status}", status.address, elapsed))))
 
     def note(self, text: RenderableType) -> None:
         """Show `text` below the lines."""
