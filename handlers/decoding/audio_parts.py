@@ -7,6 +7,7 @@ Specifications 1.0 (RIFF); http://gabriel.mp3-tech.org/mp3infotag.html (the Xing
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ _BEGINNINGS: dict[bytes, re.Pattern[bytes]] = {
     b"fLaC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
     b".snd": re.compile(rb"\.snd\x00\x00[\x00-\x10].....\x00\x00\x00[\x01-\x1b]\x00", re.DOTALL),
     b"RIFF": re.compile(rb"RIFF....WAVE(?:fmt |JUNK|bext|LIST)", re.DOTALL),
-    b"FORM": re.compile(rb"FORM....AIF[FC](?:COMM|FVER|NAME)", re.DOTALL),
+    **dict.fromkeys((b"RF64", b"BW64"), re.compile(rb"(?:RF|BW)64\xff{4}WAVEds64")),
+    b"riff": re.compile(rb"riff\x2e\x91\xcf\x11.{8}.{8}wave\xf3\xac\xd3\x11", re.DOTALL),
+    b"FORM": re.compile(rb"FORM....(?:AIF[FC](?:COMM|FVER|NAME)|(?:8SVX|16SV)(?:VHDR|NAME))", re.DOTALL),
+    b"NIST": re.compile(rb"NIST_1A\n   1024\n"),
     b"caff": re.compile(rb"caff\x00\x01\x00\x00desc"),
     b"#!AM": re.compile(rb"#!AMR(?:-WB)?\n"),
     b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"),
@@ -35,6 +39,9 @@ _UNTOLD_SIZE = (1 << 64) - 1
 
 _MOST_CHUNKS = 1000
 """Most chunks counted of a CAF: files have about ten, hostile ones millions behind each of many headers."""
+
+_SPHERE_HEADER = 1024
+_SPHERE_COUNTS = (b"channel_count", b"sample_n_bytes", b"sample_count")
 
 _WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
@@ -118,7 +125,7 @@ def claimed_size(content: bytes, at: int = 0) -> int | None:
     """Return the size that the file at `at` claims, at most its header's where it does not know its own, None where its
     kind has none. What comes behind may still belong to it, such as the index of a wma.
 
-    Source: EBU Tech 3306 (RF64); Sony Wave64; Apple Core Audio Format 1.0.
+    Source: EBU Tech 3306 (RF64); Sony Wave64; Apple Core Audio Format 1.0; NIST SPHERE 2.6.
     """
     head = content[at : at + 40].ljust(40, b"\0")
     match head[:4], head[8:12]:
@@ -142,6 +149,8 @@ def claimed_size(content: bytes, at: int = 0) -> int | None:
                 if size == _UNTOLD_SIZE:
                     break
             return end - at
+        case b"NIST", _:
+            return _sphere_size(content[at : at + _SPHERE_HEADER])
         case matroska.EBML, _:
             _, stop = matroska.segment_of(content, at) or (at, None)
             return None if stop is None else stop - at
@@ -149,6 +158,14 @@ def claimed_size(content: bytes, at: int = 0) -> int | None:
             stop = asf.end_of(content, at)
             return None if stop is None else stop - at
     return None
+
+
+def _sphere_size(header: bytes) -> int | None:
+    """Return the size of a SPHERE file, None where its header does not tell or its samples are compressed."""
+    found = [re.search(rb"\n%b -i (\d{1,12})\n" % name, header) for name in _SPHERE_COUNTS]
+    if b"shorten" in header or None in found:
+        return None
+    return _SPHERE_HEADER + math.prod(int(one[1]) for one in found if one)
 
 
 def _known(size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any
 
@@ -28,6 +29,9 @@ _TIFF = "handlers.decoding.children.images:tiff_pages"
 
 _MOST_JUNK = 16 * 1024
 """How many bytes before a PDF are skipped, as readers do; mail servers and scanners add some."""
+
+
+_CONCATENATED = re.compile(rb"%%EOF\s*%PDF-")
 
 
 def read_document(
@@ -60,6 +64,8 @@ def read_document(
             content = content[start:]
             if _is_cut_short(content):
                 raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; send a whole PDF file")
+            if _CONCATENATED.search(content):  # readers show only the last
+                raise MediaCorrupt(f"{what} is several concatenated PDFs; send one request for each")
             more = {"pages": pages, "max_letters": limits.max_document_letters, "with_images": with_images}
             return _pages(_PDF, content, what, limits, limits.document_children, more)
         if kind_of(content) is None or misplaced(content, wanted=_WANTED, cure=_CURE):

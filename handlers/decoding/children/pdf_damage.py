@@ -26,6 +26,9 @@ _OTHER_KINDS = (pikepdf.PdfError, AttributeError, TypeError, ValueError)
 
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 """How a file begins, and bare data."""
+_ASCII_ENDS = {"/ASCII85Decode": b"~>", "/A85": b"~>", "/ASCIIHexDecode": b">", "/AHx": b">"}
+_FLATE, _JPEG = ("/FlateDecode", "/Fl"), ("/DCTDecode", "/DCT")
+_SPACES = b"\0\t\n\f\r "
 _NEAR_END = 64
 """Bytes in which the end mark of a JPEG is, with what may be behind it."""
 
@@ -94,17 +97,23 @@ class PdfDamage:
         filters = stream.get("/Filter")
         names = [str(name) for name in filters] if isinstance(filters, pikepdf.Array) else [str(filters)]
         packed: Any = stream.get_raw_stream_buffer()
-        if names[0] == "/ASCII85Decode":
+        while names and (end := _ASCII_ENDS.get(names[0])):
+            text = bytes(packed).strip(_SPACES)
+            if not text.endswith(end):
+                return False
             try:
-                packed = base64.a85decode(bytes(packed).strip().removesuffix(b"~>"))
+                packed = _binary(text.removesuffix(end), end)
             except ValueError:
                 return False
             names = names[1:]
-        if names in (["/DCTDecode"], ["/DCT"], ["/JPXDecode"]):
-            data = bytes(packed)
-            is_whole_jpeg = data.startswith(b"\xff\xd8") and b"\xff\xd9" in data[-_NEAR_END:]
-            return data.startswith(_JPEG_2000) if names == ["/JPXDecode"] else is_whole_jpeg
-        return self._inflates(memoryview(packed)) if names == ["/FlateDecode"] and len(packed) else None
+        if len(names) != 1:
+            return None
+        if names[0] in _FLATE:
+            return self._inflates(memoryview(packed)) if len(packed) else None
+        data = bytes(packed)
+        if names[0] in _JPEG:
+            return data.startswith(b"\xff\xd8") and b"\xff\xd9" in data[-_NEAR_END:]
+        return data.startswith(_JPEG_2000) if names[0] == "/JPXDecode" else None
 
     def _inflates(self, packed: memoryview) -> bool:
         """Return whether deflated data is whole; its checksum may be missing, as in many files.
@@ -125,6 +134,13 @@ class PdfDamage:
         written = unpacking.unused_data[:4]
         is_told = unpacking.eof and len(written) == 4 and written != _NO_CHECKSUM
         return self._left <= 0 or (written == checksum.to_bytes(4) if is_told else unpacking.eof)
+
+
+def _binary(text: bytes, end: bytes) -> bytes:
+    """Return the bytes that ASCII85 or hexadecimal text, told by its end mark, stands for, or raise ValueError."""
+    if end == b"~>":
+        return base64.a85decode(text.removeprefix(b"<~"))
+    return bytes.fromhex(text.decode("latin-1") + "0" * (len(b"".join(text.split())) % 2))
 
 
 def _named(names: re.Pattern[bytes], content: bytes, held: Any) -> list[Any]:

@@ -31,6 +31,10 @@ BY_SOUNDFILE = [
     ("WAV", "IMA_ADPCM"),
     ("AIFF", "PCM_16"),
     ("CAF", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("SVX", "PCM_16"),
+    ("NIST", "PCM_16"),
 ]
 BY_FFMPEG = [
     ("ipod", "aac"),
@@ -140,7 +144,7 @@ def test_damaged_frames_of_an_mp3_are_left_out_and_told_and_nothing_is_printed(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("container", ["AIFF", "AU", "MP3", "RF64", "W64", "CAF", "SVX"])
+@pytest.mark.parametrize("container", ["AIFF", "AU", "MP3", "RF64", "W64", "CAF", "SVX", "NIST"])
 def test_of_other_files_that_lost_their_end_the_rest_is_read_and_told(container: str) -> None:
     subtype = "MPEG_LAYER_III" if container == "MP3" else "PCM_16"
     content = encoded(tone(440, seconds=5), container=container, subtype=subtype)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from handlers.decoding.document import read_document
 from handlers.decoding.document_pages import told_damage
+from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
 from tests.documents import Line, text_pdf
 from tests.hostile_documents import one_page, packed, pdf_of, stream
@@ -74,6 +75,42 @@ def test_a_changed_byte_in_content_of_two_filters_is_told(filters: bytes) -> Non
     for damage in (b"\x01\xff\x90", b"abcde"):
         damaged = written[:middle] + damage + written[middle + len(damage) :]
         assert told(page_of(stream(damaged, b"/Filter" + filters))) is not None
+
+
+def hexed(data: bytes) -> bytes:
+    return data.hex().encode().upper() + b">"
+
+
+@pytest.mark.parametrize(
+    ("filters", "written", "end"),
+    [
+        (b"/ASCIIHexDecode", hexed(TEXT), 1),
+        (b"/AHx", hexed(TEXT), 1),
+        (b"/ASCII85Decode", base64.a85encode(TEXT, wrapcol=72, adobe=True), 2),
+        (b"/A85", base64.a85encode(TEXT) + b"~>", 2),
+        (b"[/ASCIIHexDecode/FlateDecode]", hexed(zlib.compress(TEXT)), 1),
+        (b"[/AHx/Fl]", hexed(zlib.compress(TEXT)), 1),
+        (b"/Fl", zlib.compress(TEXT), 5),
+    ],
+)
+def test_content_written_as_text_or_with_a_short_filter_name_is_told_where_it_breaks_off(
+    filters: bytes, written: bytes, end: int
+) -> None:
+    assert told(page_of(stream(written, b"/Filter" + filters))) is None
+    assert told(page_of(stream(written + b"\r\n", b"/Filter" + filters))) is None
+    for cut in (written[:-end], written[: len(written) // 2]):
+        assert told(page_of(stream(cut, b"/Filter" + filters))) is not None
+
+
+def test_hexadecimal_text_of_an_odd_length_is_not_accused() -> None:
+    assert told(page_of(stream(TEXT.hex().encode() + b"2>", b"/Filter/ASCIIHexDecode"))) is None
+
+
+def test_concatenated_pdfs_are_refused_since_readers_show_only_the_last() -> None:
+    whole = page_of(packed(TEXT))
+    for between in (b"", b"\r\n"):
+        with pytest.raises(MediaCorrupt, match="is several concatenated PDFs; send one request for each"):
+            told(whole + between + whole)
 
 
 @pytest.mark.parametrize("content", [b"5", b"<</A 1>>", b"[5 6]", stream(b"x" * 40, FLATE)])
