@@ -80,6 +80,8 @@ def send(
     inputs = _object(data) if data else {}
     if main_input is not None:
         field = MAIN_INPUT.get(task, "inputs")
+        if task not in MAIN_INPUT:
+            note(f"INPUT is sent as data.inputs; give other inputs of {task} as --data '{{...}}'")
         if field in inputs:
             raise typer.BadParameter(f"INPUT and --data both give {field}; leave one out", param_hint="INPUT")
         if field != "inputs":

@@ -22,10 +22,15 @@ _DIRECTORY = Path(".local")
 
 _STARTED_HERE = ("kafka.bootstrap_servers", "s3.endpoint_url", "s3.access_key", "s3.secret_key", "mlflow.tracking_uri")
 
-MODELS = ["smollm2-135m-instruct", "whisper-base", "whisper-tiny.en", "pp-ocrv5-mobile"]
-"""The names in the catalogue of models, which takes long to import."""
+MODELS = {
+    "smollm2-135m-instruct": "text-generation {} 'What is the capital of France?'",
+    "whisper-base": "asr {} RECORDING.flac",
+    "whisper-tiny.en": "asr {} RECORDING.flac",
+    "pp-ocrv5-mobile": "ocr {} PAGE.png",
+}
+"""An example for `send` for each model in the catalogue, which takes long to import."""
 
-DEFAULT_MODELS = MODELS[:2]
+DEFAULT_MODELS = list(MODELS)[:2]
 
 
 @command(
@@ -151,15 +156,13 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
     is_found = directory == _DIRECTORY and not Path("inferstream.yaml").exists()
     inferstream = "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
     lines = ["[bold green]inferstream is up[/bold green]", f"Worker log: {platform.worker_log_path}"]
-    if not platform.http_url.endswith(f":{DEFAULT_HTTP_PORT}"):
-        lines.append(f"HTTP: {platform.http_url}, as port {DEFAULT_HTTP_PORT} was taken or another one is set")
-    lines.append("")
-    lines.append("In another terminal, in this folder:")
-    if "smollm2-135m-instruct" in names:
-        lines.append(f"  {inferstream} send text-generation smollm2-135m-instruct 'What is the capital of France?'")
-    lines += [f"  {inferstream} send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")]
+    if url := platform.http_url:
+        is_usual = url.endswith(f":{DEFAULT_HTTP_PORT}")
+        lines.append(f"HTTP: {url}" + ("" if is_usual else f", as port {DEFAULT_HTTP_PORT} is taken or another is set"))
+    lines += ["", "In another terminal, in this folder:"]
+    lines += [f"  {inferstream} send {MODELS[name].format(name)}" for name in names]
     lines.append(f"  {inferstream} upload FILE    prints its s3:// address for requests")
-    if "smollm2-135m-instruct" in names:
-        lines.append(f"  curl -s {platform.http_url}/inference/infer -d {HTTP_EXAMPLE}")
+    if url and "smollm2-135m-instruct" in names:
+        lines.append(f"  curl -s {url}/inference/infer -d {HTTP_EXAMPLE}")
     lines += [f"  {inferstream} models list", f"  {inferstream} doctor", "", "Ctrl-C here stops everything."]
     return "\n".join(lines)

@@ -232,7 +232,9 @@ class Supervisor:
         self._say_at = time.monotonic() + 2 * waited_s
         reason = await self._why_not_joined(state)
         self._membership.reason = reason
-        log.warning("group_keeps_waiting", reason=reason, waited_s=round(waited_s))
+        is_ordinary = state == "joining" and waited_s < self._kafka.rebalance_timeout_s
+        tell = log.info if is_ordinary else log.warning
+        tell("group_keeps_waiting", reason=reason, waited_s=round(waited_s))
 
     async def _why_not_joined(self, state: State) -> str:
         if self._membership.is_answering:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from deploy.local import LocalStack
 from deploy.models import CATALOGUE
 from streams.cli.command_line import app
 from streams.cli.global_options import GlobalOptions
-from streams.cli.up import MODELS
+from streams.cli.send import MAIN_INPUT
+from streams.cli.up import MODELS, _how_to_send
 from streams.cli.up import _overrides as overrides_of
+from streams.local.platform import LocalPlatform
 
 
 def up(*arguments: str, folder: Path) -> Result:
@@ -30,6 +33,25 @@ def test_several_brokers_need_a_release_of_kafka(tmp_path: Path) -> None:
 
 def test_help_names_the_models_of_the_catalogue() -> None:
     assert sorted(MODELS) == sorted(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:8080", "HTTP: http://127.0.0.1:8080\n"),
+        ("http://127.0.0.1:9123", "HTTP: http://127.0.0.1:9123, as port 8080 is taken or another is set\n"),
+        ("", ""),
+    ],
+)
+def test_how_to_send_has_an_example_for_each_model(url: str, told: str, tmp_path: Path) -> None:
+    platform = LocalPlatform(LocalStack(tmp_path), overrides={}, models=tuple)
+    platform.http_url = url
+    text = _how_to_send(platform, list(MODELS), tmp_path)
+    assert text.count("HTTP: ") == text.count("curl") == bool(url)
+    assert told in text
+    for name in MODELS:
+        task = next(one for one in MAIN_INPUT if f"send {one} {name} " in text)
+        assert task in CATALOGUE[name].task.split(",")
 
 
 def test_models_and_none_are_a_contradiction(tmp_path: Path) -> None:
