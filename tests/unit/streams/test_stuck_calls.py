@@ -12,6 +12,8 @@ import pytest
 from tests.plugins import unruly
 from tests.unit.streams.unruly_site import PATIENCE_S, UnrulySite, unruly_site
 
+pytestmark = pytest.mark.waits
+
 BRIEF: dict[str, Any] = {"infer_timeout_s": 0.4, "max_stuck_calls": 100}
 """So little that on a busy machine an innocent call may be given up as well: what must succeed is asked again."""
 
@@ -42,11 +44,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize(
     ("door", "place"),
-    [
-        pytest.param(door, place, marks=() if door == "quick" else pytest.mark.waits)
-        for door, places in PLACES.items()
-        for place in places
-    ],
+    [(door, place) for door, places in PLACES.items() for place in places],
 )
 @pytest.mark.logs_errors("call_stuck")
 async def test_a_call_that_hangs_is_a_retryable_failure_and_the_next_request_is_answered(
@@ -164,7 +162,6 @@ async def test_neighbours_in_a_batch_that_was_cut_keep_their_answers(tmp_path: P
         assert answers[3]["error"]["code"] == "INFERENCE_TIMEOUT"
 
 
-@pytest.mark.waits
 async def test_a_text_that_grows_is_not_given_up_however_long_it_takes(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, infer_timeout_s=3.0) as site:
         answer = await site.ask("texts", {"value": 1, "pieces": 40, "pause_s": 0.1})

@@ -135,6 +135,7 @@ def test_a_start_can_be_given_up_from_another_thread(tmp_path: Path, statuses: S
     assert server.pid is None
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("seen_before", [True, False], ids=["seen before the start", "found out by the server"])
 def test_a_port_taken_meanwhile_is_replaced_once(
     web: WebServer, monkeypatch: pytest.MonkeyPatch, seen_before: bool

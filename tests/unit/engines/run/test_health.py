@@ -224,6 +224,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("component", ["mlflow", "ollama"])
 def test_a_server_that_never_answers_is_an_error_of_its_component_alone(
     tmp_path: Path, well: str, silent: str, component: str

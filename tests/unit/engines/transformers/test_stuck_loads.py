@@ -28,6 +28,8 @@ from tests.processes import wait_until
 from tests.unit.engines.parts import KnownModels
 from tests.unit.engines.tiny_models import save_llama
 
+pytestmark = pytest.mark.waits
+
 DEADLINE_S = 60.0
 BRIEF_S = 1.0
 TAGS = {"task": "text-generation", "engine": "transformers"}
@@ -124,7 +126,6 @@ def test_a_load_that_never_ends_fails_the_loads_behind_it_with_its_name_and_noth
     assert site.manager.health_check()["components"]["engines"]["status"] == "ok"
 
 
-@pytest.mark.waits
 def test_a_load_that_takes_its_time_is_no_fault_of_those_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

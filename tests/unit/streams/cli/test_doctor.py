@@ -270,6 +270,7 @@ def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_err
     assert "did you mean ocr?" in task.cure
 
 
+@pytest.mark.waits
 def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
     command_line: CommandLine, libraries: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ async def test_a_slow_request_does_not_put_its_worker_out_of_a_group_that_rebala
     assert rig.tracker.in_flight == 1
 
 
+@pytest.mark.waits
 async def test_a_worker_that_stops_waits_for_slow_requests_longer_than_its_group(rig: Rig) -> None:
     track(rig.tracker, rig.fetches.of([message(0)]))
     rig.app.is_draining = True

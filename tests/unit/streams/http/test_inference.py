@@ -144,6 +144,7 @@ async def test_a_closed_connection_cancels_its_request_and_no_other(tmp_path: Pa
     assert site.gateway.admission.pending == 0
 
 
+@pytest.mark.waits
 async def test_work_that_takes_too_long_ends_with_504_and_says_how_far_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

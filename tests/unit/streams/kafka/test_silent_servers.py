@@ -17,6 +17,8 @@ from streams.kafka.topic_admin import check_rights, check_topics
 from streams.kafka.topic_reader import TopicReader
 from streams.settings import KafkaSettings
 
+pytestmark = pytest.mark.waits
+
 API_VERSIONS, METADATA = 18, 3
 SILENT = 4
 

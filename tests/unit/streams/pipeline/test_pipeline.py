@@ -27,6 +27,7 @@ class ChildrenHandler(ShoutHandler):
         return {"text": threading.current_thread().name}
 
 
+@pytest.mark.waits
 async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

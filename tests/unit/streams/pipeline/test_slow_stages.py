@@ -20,6 +20,8 @@ import pytest
 from handlers.base import BaseModelHandler
 from streams.pipeline.slow_stages import HeldUp, SlowStageDetector
 
+pytestmark = pytest.mark.waits
+
 
 class Handler(BaseModelHandler):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +129,6 @@ def test_what_a_call_makes_of_its_interrupt_is_not_its_outcome() -> None:
     assert not pace.is_quick(Handler, "preprocess")
 
 
-@pytest.mark.waits
 def test_an_import_goes_on_for_half_of_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "imported_late.py").write_text("import time\ntime.sleep(2.5)\n")
