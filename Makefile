@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## Start broker, S3, MLflow and a worker, send real requests, show the answers
 	$(BIN)/python -m examples.demo
 
-fast: install ## Run the unit tests that need no servers, slow processes, waits of seconds or published weights
+fast: install ## Run the unit tests that need no servers, slow processes, seconds or published weights
 	REBALANCE_SEEDS=5 $(BIN)/pytest $(FAST) -m "not (weights or processes or waits)" tests/unit $(PYTEST_ARGS)
 
 test: check ## Run lint, types and all tests, three kinds beside each other

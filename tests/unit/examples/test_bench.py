@@ -31,6 +31,8 @@ from examples.bench.stopwatch import Answered
 from examples.bench.suite import MODULES, load
 from handlers.registry import model_registry
 
+pytestmark = pytest.mark.waits
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

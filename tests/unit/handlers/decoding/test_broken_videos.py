@@ -21,6 +21,8 @@ from tests.unit.handlers.decoding.test_video import (
     read,
 )
 
+pytestmark = pytest.mark.processes
+
 
 def test_what_is_left_of_a_video_without_its_end_is_used() -> None:
     content = encoded_video(noisy(), index_first=True)

@@ -21,6 +21,8 @@ from tests.recordings import Recording
 from tests.unit.handlers.decoding.test_audio import encoded, tone
 from tests.unit.handlers.decoding.test_video import noisy
 
+pytestmark = pytest.mark.processes
+
 SOUNDS = {
     "webm of opus": ("webm", "libopus"),
     "mka of opus": ("matroska", "libopus"),

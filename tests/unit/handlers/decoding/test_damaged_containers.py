@@ -14,6 +14,8 @@ from handlers.errors import MediaError
 from handlers.settings import MediaSettings
 from tests.containers import encoded_sound, encoded_video
 
+pytestmark = pytest.mark.processes
+
 _FRAMES = np.random.default_rng(0).integers(0, 256, (16, 32, 48, 3), np.uint8)
 _TONE = 0.5 * np.sin(np.arange(24_000) / 20)
 

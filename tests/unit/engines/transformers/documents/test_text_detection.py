@@ -21,6 +21,8 @@ from engines.transformers.documents.text_detection import (
     regions_of,
 )
 
+pytestmark = pytest.mark.waits
+
 
 def probabilities(
     *boxes: tuple[int, int, int, int, float],

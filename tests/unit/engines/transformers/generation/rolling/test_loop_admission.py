@@ -24,6 +24,8 @@ from tests.unit.engines.transformers.generation.rolling.parts import (
     text,
 )
 
+pytestmark = pytest.mark.waits
+
 TOKEN = 2 * 2 * 2 * 8 * 4
 """Bytes of cache of one token: keys and values, layers, heads, head size, bytes of a number."""
 
