@@ -30,7 +30,6 @@ _TIFF = "handlers.decoding.children.images:tiff_pages"
 _MOST_JUNK = 16 * 1024
 """How many bytes before a PDF are skipped, as readers do; mail servers and scanners add some."""
 
-
 _CONCATENATED = re.compile(rb"%%EOF\s*%PDF-")
 
 

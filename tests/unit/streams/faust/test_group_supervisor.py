@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import errors
+from structlog.testing import capture_logs
 
 from streams.faust import group_supervisor
 from streams.faust.group_supervisor import Supervisor
-from streams.faust.membership import Membership
+from streams.faust.membership import Membership, State
 from streams.settings import KafkaSettings
 
 
@@ -47,6 +48,30 @@ async def test_a_topic_that_is_missing_is_asked_for_until_it_is_there(
     assert membership.missing_topics == frozenset()
     told = capsys.readouterr().out
     assert told.count("request_topic_missing") == told.count("request_topic_back") == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "rebalances", "level"),
+    [("joining", 0.5, "info"), ("joining", 2, "warning"), ("searching", 0.5, "warning")],
+)
+async def test_a_wait_for_the_group_is_a_warning_once_it_is_longer_than_a_rebalance_or_has_no_coordinator(
+    monkeypatch: pytest.MonkeyPatch, state: State, rebalances: float, level: str
+) -> None:
+    settings = KafkaSettings()
+    coordinator_id = None if state == "searching" else 1
+    coordination: Any = SimpleNamespace(
+        client=None,
+        coordinator=SimpleNamespace(coordinator_id=coordinator_id, member_id=""),
+        take_over=lambda **_: (None, None),
+    )
+    membership = Membership(settings, [], on_fatal=lambda error: None)
+    membership.state, membership.is_answering = state, True
+    supervisor = Supervisor(coordination, membership)
+    now = supervisor._since + rebalances * settings.rebalance_timeout_s
+    monkeypatch.setattr(group_supervisor, "time", SimpleNamespace(monotonic=lambda: now))
+    with capture_logs() as lines:
+        await supervisor._look_at_group()
+    assert [(one["event"], one["log_level"]) for one in lines] == [("group_keeps_waiting", level)]
 
 
 @pytest.mark.parametrize("is_stopping", [False, True])
