@@ -80,8 +80,6 @@ def send(
     inputs = _object(data) if data else {}
     if main_input is not None:
         field = MAIN_INPUT.get(task, "inputs")
-        if task not in MAIN_INPUT:
-            note(f"INPUT is sent as data.inputs; give other inputs of {task} as --data '{{...}}'")
         if field in inputs:
             raise typer.BadParameter(f"INPUT and --data both give {field}; leave one out", param_hint="INPUT")
         if field != "inputs":
@@ -94,6 +92,8 @@ def send(
     request = Request(task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or "")
     result = interrupts.run(_infer(settings, request, key, timeout_s))
     _print(result, as_json=as_json)
+    if not result.success and main_input is not None and task not in MAIN_INPUT:
+        note(f"INPUT was sent as data.inputs; give other inputs of {task} as --data '{{...}}'")
     raise typer.Exit(0 if result.success else 1)
 
 

@@ -10,13 +10,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engines.run.results import ResultError
 from streams.cli.command_line import COMMANDS
 from streams.client_errors import NoAnswer
 from streams.kafka.topics import TopicProblem
-from streams.messages import Request
+from streams.messages import Request, Result
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine
 
@@ -201,6 +203,22 @@ def test_a_text_is_read_from_standard_input(command_line: CommandLine, monkeypat
     shown = command_line("send", "text-generation", "m", "-", "--option", "stop=x=", input="Name a colour.")
     assert (sent[0].data, sent[0].options) == ({"inputs": "Name a colour."}, {"stop": "x="})
     assert (shown.exit_code, shown.stderr) == (1, "✗ no result came\n"), "no misuse of the command"
+
+
+@pytest.mark.parametrize(("task", "has_note"), [("word-count", True), ("text-generation", False)])
+def test_where_a_task_of_a_plugin_refuses_the_input_its_field_is_told(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, task: str, has_note: bool
+) -> None:
+    async def refused(_settings: object, request: Request, *_: object) -> Result:
+        assert request.data == {"inputs": "a text"}
+        error = ResultError("INVALID_INPUT", "data has no field text", retryable=False)
+        about: dict[str, Any] = {"id": "1", "engine": "e", "model_name": "m", "processing_time": 0.1, "timestamp": 0.0}
+        return Result(success=False, task=request.task, error=error, **about)
+
+    monkeypatch.setattr("streams.cli.send._infer", refused)
+    shown = command_line("send", task, "m", "a text")
+    assert shown.exit_code == 1
+    assert ("INPUT was sent as data.inputs" in shown.stderr) == has_note
 
 
 @pytest.mark.parametrize(
