@@ -77,6 +77,28 @@ def stop_if_unwanted() -> None:
         raise unwanted()
 
 
+_waiting: ContextVar[Callable[[], Callable[[], None]]] = ContextVar("waiting", default=lambda: lambda: None)
+
+
+@contextmanager
+def told_of_waiting(waits: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """Let `begin_later` call `waits` during the body, and return what it returns."""
+    before = _waiting.set(waits)
+    try:
+        yield
+    finally:
+        _waiting.reset(before)
+
+
+def begin_later() -> Callable[[], None]:
+    """Tell that the input of this call of `submit` waits in the engine, for room in a batch, say.
+
+    Call the returned function, from any thread, when work on the input begins. Until then the request counts as not
+    begun: a worker that loses its partition leaves it to the next owner.
+    """
+    return _waiting.get()()
+
+
 class BaseEngine(ABC):
     """Loads models and runs inputs on them; one instance lives as long as the worker. Calls come from worker threads;
     calls for one loaded model never overlap (but for `submit`), calls for different models may. Only `load_model`,
@@ -183,8 +205,8 @@ class BaseEngine(ABC):
 
         The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input alone.
         `emit` is called with each piece of the answer, in a thread of the engine; it must not block. Where inputs
-        wait for room, the one with the smallest `urgency` is next; among equals, the one that came first. Calls come
-        from any thread and overlap.
+        wait for room, the one with the smallest `urgency` is next; among equals, the one that came first. An engine
+        where inputs wait says so by `begin_later`. Calls come from any thread and overlap.
         """
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 

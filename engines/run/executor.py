@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
-from engines.base import BaseEngine, Emit, bisected, unwanted, wanted_while
+from engines.base import BaseEngine, Emit, bisected, told_of_waiting, unwanted, wanted_while
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import ModelCache
 from engines.guard import GivenUp, Guard
@@ -121,9 +121,17 @@ class Execution:
             if emit is not None:
                 emit(piece)
 
+        def begin() -> None:
+            job.waits_in_engine = False
+
+        def wait() -> Callable[[], None]:
+            job.waits_in_engine = True
+            return begin
+
         def submit() -> Future[Any]:
             heard = emit if _tells_signs(engine) else hear
-            raw = engine.submit(lease.model, job.inputs, job.options, heard, urgency=job.urgency)
+            with told_of_waiting(wait):
+                raw = engine.submit(lease.model, job.inputs, job.options, heard, urgency=job.urgency)
             late.append(raw)
             return raw
 

@@ -81,7 +81,9 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
     running_since: float | None = None
-    """When the engine began with it, by `time.perf_counter`; None before."""
+    """When the engine took it, by `time.perf_counter`; None before."""
+    waits_in_engine: bool = False
+    """Whether the engine took it, and has not begun with it."""
     is_given_up: bool = False
     """Whether no caller waits for it any more, so that the engine need not begin."""
 
@@ -89,6 +91,11 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     def model_name(self) -> str:
         """The model name as it was asked for; later without alias or version."""
         return self.name.model_name if self.model is _BY_RESOLVE else self.model.name
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an engine works on it, or has worked on it."""
+        return self.running_since is not None and not self.waits_in_engine
 
     @property
     def is_continuous(self) -> bool:

@@ -82,7 +82,7 @@ class Run(BatchEntry, kw_only=True, eq=False):
 
         Only before the result has come.
         """
-        if self.job.running_since is not None:
+        if self.job.has_begun:
             return False
         self.job.is_given_up = True
         if self.task is not None:
