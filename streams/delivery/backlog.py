@@ -34,13 +34,16 @@ class Backlog:
         guard: CrashGuard,
         *,
         is_current: Callable[[int], bool],
+        enter: Callable[[Fetched], None],
         start: Start,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        """`start` begins work on a tracked record; it must not raise."""
+        """`enter` is called with a fetch before its first record is tracked. `start` begins work on a tracked record;
+        it must not raise."""
         self._tracker = tracker
         self._guard = guard
         self._is_current = is_current
+        self._enter = enter
         self._start = start
         self._on_fatal = on_fatal
         self._lines: dict[TopicPartition, Line] = {}
@@ -107,7 +110,7 @@ class Backlog:
         if not self._is_current(fetched.generation):
             return len(records)
         if started == 0:
-            self._tracker.enter(fetched)
+            self._enter(fetched)
         count = self._tracker.track(fetched, started, self._guard.room(fetched, started))
         for message in records[started : started + count]:
             self._start(message, task, alike)

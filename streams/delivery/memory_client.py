@@ -215,7 +215,7 @@ class MemorySource(_Client):
                 )
                 for place in sorted(places)
             }
-            self._listener.begin()
+            self._listener.begin(places)
             self._generation = next(self._numbers)
             self._is_open.set()
             await self._rejoin.wait()

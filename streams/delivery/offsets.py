@@ -135,6 +135,9 @@ class OffsetTracker:
             raise ValueError(f"offset {message.offset} of {message.topic} is not in flight")
         message.is_done = True
         partition.answered[message.offset] = message.digest
+        if partition.is_forgotten:
+            self.drop(message)
+            return
         partition.unfinished -= 1
         self.unfinished -= 1
         in_flight = partition.in_flight
@@ -147,24 +150,30 @@ class OffsetTracker:
             if partition.gaps:
                 partition.cross_gaps()
             self._acked += acked
-            if partition.is_forgotten:
-                self._settle(partition)
-            elif self._acked >= self._commit_after:
+            if self._acked >= self._commit_after:
                 self.commit_is_due.set()
         elif 0 < self.unfinished < self._window - 1:
             return  # nobody can go on for that
         self._wake()
 
+    def drop(self, message: Record) -> None:
+        """Stop counting a record of a forgotten partition: its request has ended, or is counted elsewhere."""
+        partition = message.account
+        partition.in_flight.remove(message)
+        partition.unfinished -= 1
+        self.unfinished -= 1
+        self._wake()
+
     def give_back(self, give_up: Callable[[Record], bool]) -> None:
-        """Count the last records of each partition as finished, though they are not: their next owner gets them.
+        """Stop counting the last records of each partition: their next owner gets them.
 
         Goes back from the last record to the first that is done, or for which `give_up` returns false. The position
         stays before them. For partitions that are about to be reassigned.
         """
         for partition in (*self._partitions.values(), *self._forgotten):
-            for message in reversed(partition.in_flight):
-                if message.is_done or not give_up(message):
-                    break
+            in_flight = partition.in_flight
+            while in_flight and not in_flight[-1].is_done and give_up(in_flight[-1]):
+                in_flight.pop()
                 partition.unfinished -= 1
                 self.unfinished -= 1
         self._wake()
@@ -268,6 +277,7 @@ class OffsetTracker:
     def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)
         partition.is_forgotten = True
+        partition.in_flight = deque(one for one in partition.in_flight if not one.is_done)
         self._settle(partition)
         self._forgotten = [one for one in (*self._forgotten, partition) if one.unfinished]
 

@@ -57,6 +57,8 @@ class Record(msgspec.Struct, eq=False):
     since: float = 0.0
     account: Any = None
     """Its partition in the tracker; set by the tracker."""
+    fetched_again: Record | None = None
+    """The same record as it was fetched after a rebalance, where that one is acked in its place."""
 
     @property
     def digest(self) -> int:
@@ -130,8 +132,8 @@ class RecordListener(Protocol):
     def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
         """Take the records of one fetch of `topic`. Must not wait and must not raise."""
 
-    def begin(self) -> None:
-        """Forget what was not committed: partitions were reassigned. Called before a generation opens."""
+    def begin(self, assigned: Collection[TopicPartition]) -> None:
+        """Forget what was not committed: these partitions are assigned now. Called before a generation opens."""
 
     async def drain(self, within_s: float | None = None) -> None:
         """Return once everything taken is answered and committed, after `within_s` at the latest.

@@ -28,11 +28,12 @@ from streams.delivery.crash_guard import CrashGuard
 from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Fetched, PositionLost, Record
 from streams.delivery.publisher import Publisher, Reply
+from streams.delivery.under_way import NOT_STARTED, PUBLISHING, UnderWay
 from streams.faults import supervised
 from streams.kafka import cloudevents
 from streams.messages import MAX_ID_CHARS, Request, Result
 from streams.pipeline.decoding import decode_request, known_fields
-from streams.pipeline.fast_lane import FastLane, Run
+from streams.pipeline.fast_lane import FastLane
 
 log = get_logger(__name__)
 
@@ -67,11 +68,12 @@ class RequestConsumer:
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self.under_way: dict[Record, Run | None] = {}
-        """Requests without a result yet; None for one that was not started, as this worker leaves."""
+        self.under_way = UnderWay(tracker)
         self._is_leaving = False
         self._has_failed = False
-        self._backlog = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
+        self._backlog = Backlog(
+            tracker, guard, is_current=is_current, enter=self.under_way.enter, start=self._start, on_fatal=on_fatal
+        )
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on records of `task`'s request topic, in order, as far as there is room; queue the rest.
@@ -85,27 +87,10 @@ class RequestConsumer:
         except PositionLost as error:
             self._on_fatal(error)
 
-    def give_back(self) -> None:
-        """Leave to the next owner what no engine has begun with: it is neither answered nor acked.
-
-        A record before one that is done or begun is kept: else the later one would be answered again.
-        """
-
-        def give_up(message: Record) -> bool:
-            if message not in self.under_way:
-                return False
-            run = self.under_way[message]
-            if run is not None and not run.give_up():
-                return False
-            del self.under_way[message]
-            return True
-
-        self.tracker.give_back(give_up)
-
     def leave(self) -> None:
         """Start on no further record, and give back what no engine has begun with: this worker cannot run it."""
         self._is_leaving = True
-        self.give_back()
+        self.under_way.give_back()
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
@@ -117,11 +102,13 @@ class RequestConsumer:
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
         if self._is_leaving:
-            self.under_way[message] = None
+            self.under_way.add(message, NOT_STARTED)
             return
         if self.tracker.is_answered(message):
             # Not at once: a waiter for progress, such as the backlog that calls this, would miss it.
             asyncio.get_running_loop().call_soon(self.tracker.done, message)
+            return
+        if self.under_way.goes_on(message):
             return
         if message.crashes:
             self.see_through(message, task, functools.partial(self._give_up, message, task))
@@ -141,7 +128,7 @@ class RequestConsumer:
             )
             run = self._answering.start(request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike)
             if not posting.is_answered:
-                self.under_way[message] = run
+                self.under_way.add(message, run)
         except InferenceError as error:
             self.see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
@@ -172,8 +159,9 @@ class RequestConsumer:
                     )
                 self._on_fatal(error)
             else:
-                self.tracker.done(message)
+                self.under_way.end(message)
 
+        self.under_way.add(message, PUBLISHING)
         running = supervised(shared_task(see_through(), name="see through"))
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
@@ -251,7 +239,7 @@ class _Posting(Reply, kw_only=True, eq=False):
         """Publish the result. Only its bytes are kept meanwhile: a dict would fill the caches of the processor."""
         consumer, publisher = self.request_consumer, self.request_consumer.publisher
         self.is_answered = True
-        consumer.under_way.pop(self.message, None)
+        consumer.under_way.add(self.message, PUBLISHING)
         try:
             is_posted = self.reply_to is None and publisher.post(result, self)
         except BaseException:  # noqa: BLE001 - what it is comes up again, where it is handled
@@ -262,7 +250,7 @@ class _Posting(Reply, kw_only=True, eq=False):
     def ended(self, error: Exception | None) -> None:
         consumer = self.request_consumer
         if error is None:
-            consumer.tracker.done(self.message)
+            consumer.under_way.end(self.message)
         else:
             republish = functools.partial(consumer.publisher.republish, self)
             consumer.see_through(self.message, self.task, republish)

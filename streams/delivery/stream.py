@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from engines.run.outcomes import Outcomes
 from streams.delivery.committer import Committer
 from streams.delivery.crash_guard import CrashGuard
 from streams.delivery.offsets import OffsetTracker
-from streams.delivery.port import Fetched, RecordSink, RecordSource
+from streams.delivery.port import Fetched, RecordSink, RecordSource, TopicPartition
 from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
@@ -95,8 +95,8 @@ class Stream:
     def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
         self.request_consumer.take(fetched, self._tasks[topic])
 
-    def begin(self) -> None:
-        self.tracker.forget_all()
+    def begin(self, assigned: Collection[TopicPartition]) -> None:
+        self.request_consumer.under_way.begin(assigned)
         self._guard.forget_all()
 
     async def withdraw(self) -> None:
@@ -105,7 +105,7 @@ class Stream:
         await self.committer.commit()
 
     async def drain(self, within_s: float | None = None) -> None:
-        self.request_consumer.give_back()
+        self.request_consumer.under_way.give_back()
         if within_s is None:
             await self.withdraw()  # a worker that stops may be killed before its last request is answered
         with suppress(TimeoutError):

@@ -94,10 +94,10 @@ class FaustSource:
         self.consumer.queue_of(topic).task_done()
         self.listener.take(topic, fetched)
 
-    def assign(self, generation: int) -> None:
+    def assign(self, generation: int, assigned: Collection[TopicPartition]) -> None:
         """Called by Faust with an assignment, which opens later."""
         self._next_generation = generation
-        self.listener.begin()
+        self.listener.begin(assigned)
 
     def open(self) -> None:
         """Open the generation that was assigned, if no rebalance has begun since."""

@@ -74,20 +74,18 @@ class Run(BatchEntry, kw_only=True, eq=False):
     on_result: OnResult
     walk: Coroutine[Wants, Any, Outcome] | None = None
     """None where a task runs it from the start."""
+    is_cancelled: bool = False
     task: asyncio.Task[None] | None = None
 
     def give_up(self) -> bool:
-        """Stop work on the job, unless an engine has begun; return whether it was stopped, so that no result will
-        come.
+        """Stop work on the job, unless an engine has begun; return whether it was stopped."""
+        return not self.job.has_begun and self.cancel()
 
-        Only before the result has come.
-        """
-        if self.job.has_begun:
-            return False
-        self.job.is_given_up = True
+    def cancel(self) -> bool:
+        """Stop work on the job: no result will come. Call it only before the result has come."""
+        self.is_cancelled = self.is_over = self.job.is_given_up = True
         if self.task is not None:
             self.task.cancel()
-        self.is_over = True
         return True
 
     def go_on(self, came: Any) -> None:
@@ -113,7 +111,9 @@ class Run(BatchEntry, kw_only=True, eq=False):
     async def to_its_end(self) -> None:
         """Finish the walk in this task."""
         rest = None if self.walk is None else _rest_of(self.walk)
-        self.on_result(await self.lane.pipeline.see_through(self.job, rest))
+        result = await self.lane.pipeline.see_through(self.job, rest)
+        if not self.is_cancelled:
+            self.on_result(result)
 
 
 @coroutine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -58,7 +58,7 @@ class Member:
         assert topic == self.topic
         self.taken += fetched
 
-    def begin(self) -> None:
+    def begin(self, assigned: Collection[TopicPartition]) -> None:
         self.heard.append("begin")
 
     async def drain(self, within_s: float | None = None) -> None:

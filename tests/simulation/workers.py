@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from aiokafka import errors
@@ -14,7 +14,7 @@ from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
-from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordListener
+from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordListener, TopicPartition
 from streams.delivery.stream import Stream
 from streams.faults import supervised
 from streams.messages import Request, Result
@@ -52,9 +52,13 @@ class Listener:
             self._member.world.delivered.update((one.place, record.offset) for record in one.records)
         self._listener.take(topic, fetched)
 
-    def begin(self) -> None:
-        self._member.world.check_repeats(self._member)
-        self._listener.begin()
+    def begin(self, assigned: Collection[TopicPartition]) -> None:
+        world = self._member.world
+        world.check_repeats(self._member)
+        self._listener.begin(assigned)
+        for named in self._member.running:
+            if world.place_of(named) not in assigned:
+                world.failed(f"{self._member.name} goes on with {named}, whose partition has another owner")
 
 
 class Source(MemorySource):
@@ -78,14 +82,15 @@ class Sink(MemorySink):
         return count, error
 
 
-class UnderWay:
+class Run:
     """A request that waits for its model, and then runs."""
 
     def __init__(self, engine: Engine, request: Request, on_result: OnResult) -> None:
         self._engine = engine
         self._request = request
         self._on_result = on_result
-        self._is_given_up = self._has_begun = False
+        self._is_cancelled = self._has_begun = False
+        self._engine.started(request)
         loop = asyncio.get_running_loop()
         if request.data["waits_s"]:
             loop.call_later(request.data["waits_s"], self._begin)
@@ -93,24 +98,36 @@ class UnderWay:
             self._begin()
 
     def give_up(self) -> bool:
-        self._is_given_up = not self._has_begun
-        return self._is_given_up
+        return not self._has_begun and self.cancel()
+
+    def cancel(self) -> bool:
+        self._is_cancelled = True
+        self._engine.ended(self._request)
+        return True
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_cancelled or self._engine.is_closed
 
     def _begin(self) -> None:
-        if not self._is_given_up and not self._engine.is_closed:
+        if not self._is_over:
             self._has_begun = True
             takes_s = self._request.data["takes_s"]
             if self._request.data["ends"] == "always blocks":
                 self._engine.block()
-            if not self._engine.kills(self._request):
-                asyncio.get_running_loop().call_later(takes_s, self._end)
-            elif takes_s:
-                asyncio.get_running_loop().call_later(takes_s, self._engine.die, self._request)
+            end = self._die if self._engine.kills(self._request) else self._end
+            if takes_s or end == self._end:
+                asyncio.get_running_loop().call_later(takes_s, end)
             else:
-                self._engine.die(self._request)
+                end()
+
+    def _die(self) -> None:
+        if not self._is_over:
+            self._engine.die(self._request)
 
     def _end(self) -> None:
-        if not self._engine.is_closed:
+        if not self._is_over:
+            self._engine.ended(self._request)
             self._on_result(self._engine.result(self._request))
 
 
@@ -121,8 +138,17 @@ class Engine:
         self._member = member
         self.is_closed = False
 
-    def start(self, request: Request, on_result: OnResult, **_: Any) -> UnderWay:
-        return UnderWay(self, request, on_result)
+    def start(self, request: Request, on_result: OnResult, **_: Any) -> Run:
+        return Run(self, request, on_result)
+
+    def started(self, request: Request) -> None:
+        """Count a request as running; it must not be running here already."""
+        if request.id in self._member.running:
+            self._member.world.failed(f"{request.id} runs twice at once in {self._member.name}")
+        self._member.running.add(request.id)
+
+    def ended(self, request: Request) -> None:
+        self._member.running.discard(request.id)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -164,6 +190,8 @@ class Member:
         self.world = world
         self.name = name
         self.is_dead = False
+        self.running: set[str] = set()
+        """Requests that an engine of this worker has, by id."""
         self.source = Source(world.broker, GROUP, world.request_topics, self.on_request)
         self.source.member = self
         self.sink = Sink(world.broker, self.on_request)

@@ -210,7 +210,7 @@ class World:
     def killed(self, request: Request) -> None:
         """Count a worker that this request has ended, and have another join in its place."""
         self.kills[request.id] += 1
-        place = next(place for (place, _), named in self.asked.items() if named == request.id)
+        place = self.place_of(request.id)
         position = self.broker.group(GROUP).committed.get(place, 0)
         before, count = self.kills_at.get(request.id, (position, 0))
         count = count + 1 if position == before else 1
@@ -219,6 +219,10 @@ class World:
             self.failed(f"{request.id} ended {count} workers at position {position} of {place}")
         if self.plan.restart_s:
             self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
+
+    def place_of(self, named: str) -> TopicPartition:
+        """Return the partition of a request."""
+        return next(place for (place, _), one in self.asked.items() if one == named)
 
     def replace(self) -> None:
         if len(self.members) < 4:

@@ -17,7 +17,7 @@ from streams.delivery.publisher import Publisher, Reply
 from streams.delivery.request_consumer import RequestConsumer
 from streams.messages import Request, Result, decode_result, encode
 from streams.pipeline.fast_lane import FastLane, OnResult
-from tests.unit.streams.received_messages import Fetches, NoGuard, message, offsets_due
+from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, message, offsets_due
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
@@ -38,12 +38,19 @@ class Acker(OffsetTracker):
 class Started:
     """A request whose engine has begun, unless the rig says otherwise."""
 
-    def __init__(self, rig: Rig, id: str) -> None:
+    def __init__(self, rig: Rig, id: str, answer: asyncio.Task[None] | None) -> None:
         self._rig = rig
         self._id = id
+        self._answer = answer
 
     def give_up(self) -> bool:
         return self._id in self._rig.not_begun
+
+    def cancel(self) -> bool:
+        self._rig.cancelled.append(self._id)
+        if self._answer is not None:
+            self._answer.cancel()
+        return True
 
 
 class Rig:
@@ -63,6 +70,8 @@ class Rig:
         """Ids of requests whose way is clear; `finish_quick` answers them."""
         self.not_begun: set[str] = set()
         """Ids of requests that no engine has begun with."""
+        self.cancelled: list[str] = []
+        """Ids of requests whose work was cancelled."""
         self.started: list[tuple[Request, OnResult]] = []
         self.answers: set[asyncio.Task[None]] = set()
         self.post_error: Exception | None = None
@@ -88,11 +97,18 @@ class Rig:
         self.tracker.committed(self.tracker.positions())
 
     def start(self, request: Request, on_result: OnResult, *, queue_s: float, **_: Any) -> Started:
+        answer: asyncio.Task[None] | None = None
         if request.id in self.quick:
             self.started.append((request, on_result))
         else:
-            self.answers.add(asyncio.create_task(self._answer(request, on_result, queue_s)))
-        return Started(self, request.id)
+            answer = asyncio.create_task(self._answer(request, on_result, queue_s))
+            self.answers.add(answer)
+        return Started(self, request.id, answer)
+
+    def reassign(self, *partitions: int) -> None:
+        """Begin the next generation, with these partitions of the topic."""
+        self.generation += 1
+        self.request_consumer.under_way.begin([(TOPIC, number) for number in partitions])
 
     async def close(self) -> None:
         for answer in self.answers:

@@ -30,6 +30,7 @@ class Rig:
             self.tracker,
             NoGuard(self.tracker),
             is_current=lambda generation: generation == self.generation,
+            enter=self.tracker.enter,
             start=self.start,
             on_fatal=self.fatal.append,
         )
@@ -146,7 +147,9 @@ async def test_a_partition_that_is_read_with_care_leaves_every_other_its_turn() 
         started.append(message)
 
     fatal: list[BaseException] = []
-    held_back = Backlog(tracker, guard, is_current=lambda _: True, start=start, on_fatal=fatal.append)
+    held_back = Backlog(
+        tracker, guard, is_current=lambda _: True, enter=tracker.enter, start=start, on_fatal=fatal.append
+    )
     for number, (count, note) in enumerate([(200, str(CrashNote(2))), (1, "")]):
         records = received(count, partition=number)
         held_back.enter(Fetched(TOPIC, number, 1, number, 0, count, records, True, 0, note), "asr", {})

@@ -54,7 +54,7 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     await rig.settle()
     rig.gates["r0"].set()
     await rig.settle()
-    rig.request_consumer.give_back()
+    rig.request_consumer.under_way.give_back()
     drained = asyncio.create_task(rig.tracker.drained())
     await rig.settle()
     rig.gates["r2"].set()
@@ -63,7 +63,7 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     rig.gates["r1"].set()
     await drained
     assert rig.journal == ["result r0", "position 1", "result r2", "position 1", "result r1", "position 3"]
-    rig.tracker.forget_all()
+    rig.reassign()
     assert rig.tracker.in_flight == 0
     await rig.close()
     await rig.settle()
@@ -79,18 +79,12 @@ async def test_a_worker_that_leaves_starts_on_nothing_and_gives_back_what_came_l
     rig.request_consumer.leave()
     rig.take(2, request(id="r2"))
     await rig.settle()
-    rig.request_consumer.give_back()
+    rig.request_consumer.under_way.give_back()
     rig.gates["r0"].set()
     await rig.tracker.drained()
     await rig.settle()
     assert rig.journal == ["result r0", "position 1"]
     await rig.close()
-
-
-def reassign(rig: Rig) -> None:
-    """Have the group remove this worker and take it in again."""
-    rig.tracker.forget_all()
-    rig.generation += 1
 
 
 async def test_what_was_answered_before_the_group_removed_the_worker_does_not_run_again() -> None:
@@ -100,7 +94,7 @@ async def test_what_was_answered_before_the_group_removed_the_worker_does_not_ru
     for offset in range(4):
         rig.take(offset, values[offset])
     await rig.settle()
-    reassign(rig)
+    rig.reassign(0)
     rig.gates["r2"].set()  # its call ends when the group has removed the worker
     await rig.settle()
     assert sorted(one.id for one in rig.requests) == ["r0", "r1", "r2", "r3"]
@@ -116,7 +110,7 @@ async def test_another_record_at_the_same_offset_runs() -> None:
     rig = Rig()
     rig.take(0, request(id="r0"))
     await rig.settle()
-    reassign(rig)
+    rig.reassign(0)
     rig.take(0, request(id="r9"))
     await rig.settle()
     assert [one.id for one in rig.requests] == ["r0", "r9"]
@@ -128,7 +122,7 @@ async def test_what_was_committed_runs_again_where_the_group_is_set_back() -> No
         rig.take(0, request(id="r0"))
         await rig.settle()
         rig.commit()
-        reassign(rig)
+        rig.reassign(0)
     assert [one.id for one in rig.requests] == ["r0", "r0"]
 
 
@@ -137,7 +131,7 @@ async def test_held_back_records_go_on_when_those_before_were_answered_earlier()
     values = [request(id=f"r{offset}") for offset in range(6)]
     rig.take_all([message(offset, values[offset]) for offset in range(2)])
     await rig.settle()
-    reassign(rig)
+    rig.reassign(0)
     rig.take_all([message(offset, values[offset]) for offset in range(6)])
     for _ in range(3):
         await rig.settle()

@@ -99,8 +99,7 @@ async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since()
     rig.gates["slow"] = asyncio.Event()
     rig.take_all([message(0, request(id="slow")), message(1, request(id="late"))])
     await rig.settle()
-    rig.generation = 2
-    rig.tracker.forget_all()
+    rig.reassign(0)
     rig.take_all([message(0, request(id="again")), message(1, request(id="late"))])
     rig.gates["slow"].set()
     for _ in range(5):
@@ -138,8 +137,7 @@ async def test_messages_that_were_handed_out_again_while_they_waited_are_not_tak
     await rig.settle()
     rig.gates["slow"].set()
     await rig.settle()
-    rig.generation = 2
-    rig.tracker.forget_all()
+    rig.reassign(0)
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["slow"]
     assert rig.tracker.in_flight == 0

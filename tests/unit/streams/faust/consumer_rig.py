@@ -14,6 +14,7 @@ from engines.run.outcomes import Outcomes
 from streams.delivery.port import Fetched, RecordSink, TopicPartition
 from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
+from streams.delivery.under_way import UnderWay
 from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp
 from streams.faust.membership import Membership
 from streams.faust.port import FaustSource
@@ -89,7 +90,9 @@ class Rig:
         self.tracker = self.stream.tracker
         self.stream.request_consumer = cast(
             RequestConsumer,
-            SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched), give_back=lambda: None),
+            SimpleNamespace(
+                take=lambda fetched, task: self.taken.append(fetched), under_way=UnderWay(self.stream.tracker)
+            ),
         )
         self.reader = Reader()
         self.source.reader = cast(PartitionReader, self.reader)
@@ -101,7 +104,7 @@ class Rig:
 
     def open(self, generation: int) -> None:
         """Have Faust hear of an assignment, and go on."""
-        self.source.assign(generation)
+        self.source.assign(generation, [PARTITION])
         self.app.flow_control.resume()
         self.consumer.resume_flow()
 
