@@ -6,11 +6,11 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
+from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency, begin_later
 from engines.config.settings import OllamaSettings
 from engines.log_context import failures_logged
 from engines.ollama.answer import Answer
@@ -100,7 +100,7 @@ class OllamaEngine(BaseEngine):
     ) -> Future[dict[str, Any]]:
         """Start one input and return at once; cancelling the future closes the stream, which ends the work. The raw
         result is that of `engines.ollama.answer.Answer.result`."""
-        answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
+        answer = self._background.submit(self._answer(model, inputs, options, emit, urgency, begin_later()))
         with self._held_lock:
             self._under_way.add(answer)
         answer.add_done_callback(self._ended)
@@ -160,8 +160,10 @@ class OllamaEngine(BaseEngine):
         options: dict[str, Any],
         emit: Emit | None,
         urgency: Urgency,
+        begin: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         async with self._slots.held(urgency):
+            begin()
             if "images" in inputs:  # encoding them would delay the other streams
                 path, body = await asyncio.to_thread(build, model, inputs, options)
             else:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engines.base import NO_HURRY, Emit, Urgency
+from engines.base import NO_HURRY, Emit, Urgency, begin_later
 from engines.exit_status import native_threads
 from engines.log_context import working_on
 from engines.transformers.device import as_run_error, free_memory
@@ -54,6 +54,7 @@ class GenerationLoop(ABC):
             Cancelled: permanent; the model is being unloaded.
         """
         sequence.emit, sequence.since = emit, self._clock()
+        sequence.on_begin = begin_later()
         sequence.sort_key = urgency, next(self._numbers)
         with self._changed:
             if self._closed:

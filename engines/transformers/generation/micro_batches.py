@@ -92,6 +92,7 @@ class MicroBatchLoop(GenerationLoop):
                 batch = self._fitting([sequence for sequence in order if not sequence.beams])
             for sequence in batch:
                 self._waiting.remove(sequence)
+                sequence.on_begin()
         return batch
 
     def _fitting(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:

@@ -50,12 +50,21 @@ class TokenSequence:
     """The smallest is next: the most urgent; among equals, the one that came first."""
     passed: int = 0
     """How many later ones joined before it, as there was room only for them."""
+    room_by: int | None = None
+    """The step of its loop at which it has room at the latest; None where it was not computed."""
+    on_begin: Callable[[], None] = lambda: None
+    """Called when its loop begins with it."""
     shift: int = 0
     """How far its positions are ahead of its columns in a running batch, as images have fewer or more of them."""
     was_tried: bool = False
     """Whether it ran alone for a while after its batch had failed, and did not fail."""
     requests: Sequence[RequestName] = field(default_factory=requests_at_hand)
     """The requests in log lines of the thread that made it."""
+
+    @property
+    def priority(self) -> float:
+        """Minus the priority of its request."""
+        return self.sort_key[0][0]
 
     @property
     def seen(self) -> list[int]:

@@ -1,9 +1,7 @@
-"""The running batch: its rows grow by one token a step; rows join after a prefill and leave when done."""
+"""A block of running rows: they grow by one token a step, join after a prefill and leave when done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,30 +12,6 @@ from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.token_sequence import TokenSequence
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """The cache columns of a row: `columns` now, and one more in each of at most `steps` steps."""
-
-    columns: int
-    steps: int
-
-    @classmethod
-    def of(cls, sequence: TokenSequence, steps_before: int = 0) -> Growth:
-        """Return the growth of a row that joins after `steps_before` steps; 0 where it has joined."""
-        return cls(len(sequence.seen), steps_before + sequence.budget - len(sequence.tokens))
-
-
-def most_tokens(rows: Iterable[Growth]) -> int:
-    """Return the most tokens that the cache block will need, if no other row joins. Every row of the block is as wide
-    as the longest. So a short answer beside a long one costs much only while it lasts, and the block is largest just
-    before one of the rows leaves. Rows that leave early may make it smaller."""
-    most = widest = 0
-    for count, row in enumerate(sorted(rows, key=lambda row: row.steps, reverse=True), start=1):
-        widest = max(widest, row.columns)
-        most = max(most, count * (widest + row.steps))
-    return most
-
-
 class RollingBatch:
     """The running rows and their cache. Not thread-safe; one loop drives it under `torch.inference_mode`."""
 
@@ -46,9 +20,6 @@ class RollingBatch:
         self.model = model
         self.sequences: list[TokenSequence] = []
         self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
-
-    def expect(self, prefill: Prefill | None) -> None:
-        self.cache.make_way(prefill.width * len(prefill.sequences) if prefill else 0)
 
     def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
         """Add the rows of a finished prefill with their first tokens; rows that are done by it stay out."""

@@ -74,11 +74,15 @@ class RollingCache(Cache):
         """Count the column that the model has appended to every row."""
         self.end += 1
 
+    def limit(self, most_tokens: int) -> None:
+        """Change the bound."""
+        self._most_tokens = most_tokens
+        self._keep_within()
+
     def make_way(self, tokens: int) -> None:
         """Reserve memory for `tokens` held elsewhere until they join; 0 to release it."""
         self._beside = tokens
-        if self.capacity[0] * self.capacity[1] + tokens > self._most_tokens and self.rows:
-            self._move_blocks()
+        self._keep_within()
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
         """Append the rows of `joining`, padded on the left; `lengths` are their lengths. Its layers are taken over
@@ -110,6 +114,10 @@ class RollingCache(Cache):
         self._beside = 0
         for block in self.blocks:
             block.keys = block.values = None
+
+    def _keep_within(self) -> None:
+        if self.capacity[0] * self.capacity[1] + self._beside > self._most_tokens and self.rows:
+            self._move_blocks()
 
     def _move_blocks(self) -> None:
         move = self._move(self.rows, self.width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,14 +10,12 @@ from transformers import PreTrainedModel
 from engines.transformers.device import as_run_error
 from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.loop import GenerationLoop, ResultOf
-from engines.transformers.generation.rolling.batch import Growth, RollingBatch, most_tokens
+from engines.transformers.generation.rolling.admission import Admission
+from engines.transformers.generation.rolling.batches import RollingBatches
 from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from handlers.errors import is_out_of_memory
-
-_MOST_PASSED_AT_ONCE = 8
-"""How many waiting rows without room are skipped in one round, to look for smaller ones: looking takes time."""
 
 
 class RollingLoop(GenerationLoop):
@@ -35,10 +32,11 @@ class RollingLoop(GenerationLoop):
         self._limits = limits
         self._bytes_of_a_token = sizes.of_a_token
         self._bytes_at_once = ShrinkOnOutOfMemory(name, of="bytes of cache", most=limits.max_bytes)
-        self._batch = RollingBatch(model, limits.max_bytes // sizes.of_a_token)
+        self._admission = Admission(limits)
+        self._batches = RollingBatches(model, limits.max_bytes // sizes.of_a_token)
         self._prefill: Prefill | None = None
         self._joined: list[TokenSequence] = []
-        """Rows in the batch, or in the next prefill."""
+        """Rows in a batch, or in the next prefill."""
         self._suspects: deque[TokenSequence] = deque()
 
     def _under_way(self) -> list[TokenSequence]:
@@ -50,15 +48,16 @@ class RollingLoop(GenerationLoop):
             self._try_alone(self._suspects.popleft())
         if not self._suspects:
             self._work_prompts_in()
-        if self._batch.sequences:
-            self._batch.step()
+        if self._batches.sequences:
+            self._batches.step()
             self._hand_out()
 
     def _failed(self, error: BaseException) -> None:
         """Empty the batch; if it had several rows, each is tried alone. Their tokens so far are kept: they go through
         the model again with the prompt."""
         entering, self._prefill = self._prefill, None
-        self._batch.clear()
+        taken = self._batches.tokens + (entering.width * len(entering.sequences) if entering else 0)
+        self._batches.clear()
         left = [one for one in self._joined if not self._is_over(one)]
         self._joined.clear()
         self._note_failure(left, error)
@@ -70,9 +69,8 @@ class RollingLoop(GenerationLoop):
             self._suspects += [one for one in left if one in entering.sequences]
             self._put_back(one for one in left if one not in entering.sequences)
         elif is_out_of_memory(error):
-            # Each row is as wide as the longest.
-            self._bytes_at_once.shrink(len(left) * max(len(one.seen) for one in left) * self._bytes_of_a_token)
-            self._batch = RollingBatch(self._model, int(self._bytes_at_once.most) // self._bytes_of_a_token)
+            self._bytes_at_once.shrink(taken * self._bytes_of_a_token)
+            self._batches = RollingBatches(self._model, int(self._bytes_at_once.most) // self._bytes_of_a_token)
             self._put_back(left)
         else:
             self._suspects += left
@@ -90,13 +88,13 @@ class RollingLoop(GenerationLoop):
         entering = self._prefill.sequences if self._prefill else []
         if entering and all(one in gone for one in entering):
             self._prefill = None
-            self._batch.expect(None)
+            self._batches.abandon()
         for one in gone:
             # A row in the prefill stays until that is done: its neighbours share it.
             if self._prefill is None or one not in entering:
                 self._joined.remove(one)
                 if one not in entering:
-                    self._batch.leave(one)
+                    self._batches.leave(one)
 
     def _try_alone(self, sequence: TokenSequence) -> None:
         """Run a row alone, so that a failure is its own; then it joins the others. Two tokens suffice: one from the
@@ -107,15 +105,15 @@ class RollingLoop(GenerationLoop):
         while self._prefill is not None and self._is_awaited(sequence):
             self._prefill_piece()
         steps = sequence.budget if sequence.was_tried else 1
-        while steps and self._batch.sequences and self._is_awaited(sequence):
-            self._batch.step()
+        while steps and self._batches.sequences and self._is_awaited(sequence):
+            self._batches.step()
             self.tell(sequence)
             steps -= 1
         self._hand_out()
-        if self._batch.sequences and self._is_awaited(sequence):
+        if self._batches.sequences and self._is_awaited(sequence):
             sequence.was_tried = True
             self._joined.remove(sequence)
-            self._batch.clear()
+            self._batches.clear()
             self._put_back([sequence])
 
     def _is_awaited(self, sequence: TokenSequence) -> bool:
@@ -125,15 +123,20 @@ class RollingLoop(GenerationLoop):
         limit = left = self._limits.prefill_tokens
         while left > 0:
             if self._prefill is None:
-                admitted = self._admit(left, is_first=left == limit)
+                with self._changed:
+                    admitted, block = self._admission.take(self._waiting, self._batches, left, is_first=left == limit)
                 if not admitted:
                     return
-                self._begin(admitted)
+                self._joined += admitted
+                self._begin(admitted, block)
             left -= self._prefill_piece()
 
-    def _begin(self, sequences: Sequence[TokenSequence]) -> None:
+    def _begin(self, sequences: Sequence[TokenSequence], block: int = 0) -> None:
+        for one in sequences:
+            one.on_begin()
+            one.room_by = None
         self._prefill = Prefill(self._model, sequences)
-        self._batch.expect(self._prefill)
+        self._batches.expect(self._prefill, block)
 
     def _prefill_piece(self) -> int:
         """Run the next piece of the prompts, and return how many tokens it counts for. Images have no tokens yet;
@@ -144,61 +147,9 @@ class RollingLoop(GenerationLoop):
         scores = prefill.advance(self._model, self._limits.prefill_tokens)
         if scores is not None:
             self._prefill = None
-            self._batch.join(prefill, scores)
+            self._batches.join(prefill, scores)
             self._hand_out()
         return (before - prefill.left) * len(prefill.sequences) or self._limits.prefill_tokens
-
-    def _admit(self, tokens: int, *, is_first: bool) -> list[TokenSequence]:
-        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`. The first of a
-        round may be longer: it runs in pieces. If a row has no room yet, later ones of the same priority may pass it,
-        up to as many as a batch has; after that, all wait for its room."""
-        admitted: list[TokenSequence] = []
-        passed: list[TokenSequence] = []
-        with self._changed:
-            for one in self._waiting[:]:
-                if one.future.cancelled():
-                    continue
-                is_full = len(self._batch.sequences) + len(admitted) >= self._limits.max_rows
-                if is_full or len(passed) > _MOST_PASSED_AT_ONCE:
-                    break
-                if any(
-                    earlier.passed >= self._limits.max_rows or earlier.sort_key[0][0] != one.sort_key[0][0]
-                    for earlier in passed
-                ):
-                    break
-                if not self._has_room(admitted, one):
-                    passed.append(one)
-                    continue
-                if not self._shares_prefill(admitted, one, tokens, is_first):
-                    break
-                self._waiting.remove(one)
-                for earlier in passed:
-                    earlier.passed += 1
-                admitted.append(one)
-        self._joined += admitted
-        return admitted
-
-    def _has_room(self, admitted: Sequence[TokenSequence], one: TokenSequence) -> bool:
-        """Return whether the block has room for the running rows, `admitted` and `one` until they all end."""
-        if not self._batch.sequences and not admitted:
-            return True
-        entering = (Growth.of(each, self._pieces(each) - 1) for each in (*admitted, one))
-        growing = (*map(Growth.of, self._batch.sequences), *entering)
-        return most_tokens(growing) * self._bytes_of_a_token <= self._bytes_at_once.most
-
-    def _pieces(self, one: TokenSequence) -> int:
-        return math.ceil(len(one.seen) / self._limits.prefill_tokens) + bool(one.extras)
-
-    def _shares_prefill(
-        self, admitted: Sequence[TokenSequence], one: TokenSequence, tokens: int, is_first: bool
-    ) -> bool:
-        if not admitted:
-            return is_first or (not one.extras and len(one.seen) <= tokens)
-        if one.extras or admitted[0].extras:
-            return False
-        lengths = [len(each.seen) for each in (*admitted, one)]
-        area = max(lengths) * len(lengths)
-        return area <= tokens and area - sum(lengths) <= self._limits.padding_share * area
 
     def _hand_out(self) -> None:
         for one in self._joined[:]:

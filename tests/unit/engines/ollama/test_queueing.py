@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engines.base import told_of_waiting
 from engines.ollama.engine import OllamaEngine
 from tests.processes import wait_until
 from tests.unit.engines.ollama import fake_faults as faults
@@ -54,6 +55,23 @@ def test_no_more_requests_are_under_way_than_the_setting_says(
     answers = [future.result(20)["generated_text"] for future in futures]
     assert answers == [f"You said: {number}" for number in range(10)]
     assert fake.most_running == 3
+
+
+def test_a_request_counts_as_begun_when_it_has_a_slot(fake: FakeOllama) -> None:
+    begun: list[str] = []
+    with engine_for(fake.url, max_concurrent=1) as engine:
+        model = engine.load_model("echo")
+        fake.fail(GENERATE, faults.silent)
+        answers = []
+        for name in ("first", "second"):
+            with told_of_waiting(lambda name=name: lambda: begun.append(name)):  # type: ignore[misc]
+                answers.append(engine.submit(model, HELLO, {}))
+        assert wait_until(lambda: fake.running == 1)
+        assert begun == ["first"]
+        fake.release()
+        for answer in answers:
+            answer.result(20)
+        assert begun == ["first", "second"]
 
 
 def test_the_most_urgent_of_those_who_wait_is_sent_next(fake: FakeOllama, engine: OllamaEngine, model: Any) -> None:

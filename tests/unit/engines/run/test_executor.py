@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.base import NO_HURRY, Emit, Urgency
+from engines.base import NO_HURRY, Emit, Urgency, begin_later
 from engines.run.job import Job
 from handlers.errors import Busy, Cancelled, InferenceError, InternalError, ModelMismatch
 from tests.prepared_job import prepared_job
@@ -26,6 +27,8 @@ class PatientEngine(ShoutEngine):
         self.started: list[Future[dict[str, Any]]] = []
         self.urgencies: list[Urgency] = []
         self.refusal: Exception | None = None
+        self.queues = False
+        self.begin: list[Callable[[], None]] = []
         self.has_unloaded = threading.Event()
 
     def unload_model(self, model: Any) -> bool:
@@ -45,6 +48,8 @@ class PatientEngine(ShoutEngine):
             raise self.refusal
         if emit is not None:
             emit("piece")
+        if self.queues:
+            self.begin.append(begin_later())
         self.urgencies.append(urgency)
         self.started.append(Future())
         return self.started[-1]
@@ -114,6 +119,21 @@ def test_an_engine_that_refuses_at_once_leaves_no_lease(
     assert isinstance(outcome, InferenceError)
     assert outcome.code == ("BUSY" if isinstance(failure, Busy) else "INTERNAL_ERROR")
     assert leases(bench) == 0
+
+
+def test_a_request_has_begun_when_the_engine_took_it_or_says_so(
+    bench: Bench, engine: PatientEngine, prepared: Job
+) -> None:
+    states = [prepared.has_begun]
+    bench.manager.execution.start(prepared).cancel()
+    states.append(prepared.has_begun)
+    engine.queues = True
+    outcome = bench.manager.execution.start(prepared)
+    states.append(prepared.has_begun)
+    [begin] = engine.begin
+    begin()
+    assert [*states, prepared.has_begun] == [False, True, False, True]
+    outcome.cancel()
 
 
 def test_cancelling_reaches_the_engine_and_frees_the_model(bench: Bench, engine: PatientEngine, prepared: Job) -> None:

@@ -325,3 +325,25 @@ async def test_what_an_engine_has_begun_with_is_not_given_up(site: Site, monkeyp
         assert not run.give_up()
         may_end.set()
         assert (await result).success
+
+
+@pytest.mark.parametrize("changes", [{}, {"deadline": "2100-01-01T00:00:00Z"}], ids=["without a task", "in a task"])
+async def test_what_an_engine_has_begun_with_can_be_cancelled_and_has_no_result(
+    site: Site, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    runs, may_end = threading.Event(), threading.Event()
+
+    def infer(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        runs.set()
+        may_end.wait()
+        return {"shouted": inputs["text"]}
+
+    monkeypatch.setattr(site.bench.engine, "infer", infer)
+    results: list[Result] = []
+    run = site.fast_lane.start(shout("long", **changes), results.append, queue_s=0.0, alike=site.alike)
+    async with asyncio.timeout(60):
+        await asyncio.to_thread(runs.wait)
+        assert run.cancel()
+        may_end.set()
+        assert (await site.quickly(shout("next")))["success"]
+    assert results == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from engines.base import told_of_waiting
 from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop, OnStep
 from engines.transformers.generation.sampling import Sampling, TokenPicker
@@ -125,6 +126,21 @@ def held(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
 def tokens(answer: Future[dict[str, Any]]) -> int:
     count: int = answer.result(PATIENCE_S)["tokens"]
     return count
+
+
+def test_a_row_has_begun_when_its_batch_is_next(loop: MicroBatchLoop, model: Model) -> None:
+    begun: list[int] = []
+
+    def asked(budget: int) -> Future[dict[str, Any]]:
+        with told_of_waiting(lambda: lambda: begun.append(budget)):
+            return loop.submit(row(budget))
+
+    first = held(loop, model)
+    answers = [asked(budget) for budget in (2, 3, 40)]
+    assert begun == []
+    model.gate.set()
+    assert [tokens(one) for one in (first, *answers)] == [1, 2, 3, 40]
+    assert begun == [2, 3, 40]
 
 
 def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchLoop, model: Model) -> None:

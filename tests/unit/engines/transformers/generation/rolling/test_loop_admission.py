@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from engines.base import told_of_waiting
 from engines.transformers.generation.rolling.loop import RollingLoop
 from handlers.errors import InvalidInput
 from tests.unit.engines.transformers.generation.rolling.parts import (
@@ -88,30 +89,60 @@ def test_a_small_one_passes_a_large_one_that_waits_for_room(folder: Path) -> Non
     runner.close()
 
 
-def test_a_large_one_is_passed_by_no_more_than_a_batch_has_rows(folder: Path) -> None:
-    runner, watched = load(folder, kv_cache_bytes=TOKEN * 70, max_rows=3)
+def test_short_ones_are_answered_while_long_ones_that_fill_the_cache_run_and_wait(folder: Path) -> None:
+    runner, watched = load(folder, kv_cache_bytes=TOKEN * 90, max_rows=4)
+    held = watch_memory(runner, watched)
     watched.hold()
-    answers = {"running": start(runner, "a b c", 60), "large": start(runner, "d e f", 60)}
-    answers |= {f"small {number}": start(runner, "g h i", 3) for number in range(12)}
+    answers = {f"long {number}": start(runner, "a b c", 60) for number in range(3)}
+    watched.let(44)  # by now two rows as wide as the long one have no room
+    for _ in range(44):
+        watched.arrived()
+    answers |= {f"short {number}": start(runner, "d e f", 4) for number in range(20)}
     order = finished(answers)
     watched.go_on()
     wait(answers.values(), PATIENCE_S)
-    assert order[:4] == ["small 0", "small 1", "small 2", "running"]
-    assert text(answers["large"]) == alone(folder, "d e f", 60)
+    assert order.index("long 0") >= 6, order
+    assert max(held) <= TOKEN * 90
+    for name, answer in answers.items():
+        prompt, budget = ("a b c", 60) if name.startswith("long") else ("d e f", 4)
+        assert text(answer) == alone(folder, prompt, budget)
     runner.close()
 
 
-def test_a_small_one_of_lower_priority_does_not_pass(folder: Path) -> None:
-    runner, watched = load(folder, kv_cache_bytes=TOKEN * 50)
+def test_one_of_lower_priority_passes_only_where_it_ends_before_the_other_has_room(folder: Path) -> None:
+    runner, watched = load(folder, kv_cache_bytes=TOKEN * 70)
     watched.hold()
     answers = {
         name: runner.submit({"inputs": "a b c"}, {"max_new_tokens": budget}, None, (priority, math.inf))
-        for name, budget, priority in [("running", 40, -9.0), ("large", 40, -7.0), ("small", 5, -5.0)]
+        for name, budget, priority in [
+            ("running", 30, -9.0),
+            ("large", 60, -7.0),
+            ("lasts", 31, -5.0),
+            ("short", 5, -5.0),
+        ]
     }
     order = finished(answers)
     watched.go_on()
     wait(answers.values(), PATIENCE_S)
-    assert order == ["running", "small", "large"]  # beside the large one, not before it
+    assert order == ["short", "running", "large", "lasts"]
+    runner.close()
+
+
+def test_a_request_counts_as_begun_when_its_prompt_runs(folder: Path) -> None:
+    runner, watched = load(folder, max_rows=1)
+    begun: list[str] = []
+
+    def asked(name: str) -> Future[dict[str, Any]]:
+        with told_of_waiting(lambda: lambda: begun.append(name)):
+            return start(runner, "a b c", 3)
+
+    watched.hold()
+    answers = [asked("first"), asked("second")]
+    watched.arrived()
+    assert begun == ["first"]
+    watched.go_on()
+    wait(answers, PATIENCE_S)
+    assert begun == ["first", "second"]
     runner.close()
 
 
@@ -123,7 +154,8 @@ def watch_memory(runner: Any, watched: Watched) -> list[int]:
         loop = runner.texts
         assert isinstance(loop, RollingLoop)
         prefill = loop._prefill.cache.layers if loop._prefill else []
-        layers: list[Any] = [*loop._batch.cache.blocks, *prefill]
+        blocks = [layer for batch in loop._batches._batches for layer in batch.cache.blocks]
+        layers: list[Any] = [*blocks, *prefill]
         held.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.keys is not None))
 
     watched.fault = measure
