@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+
 def _beside(name: str) -> str:
     return Path(__file__).with_name(name).read_text()
 

@@ -1,145 +1,39 @@
-"""The table of options: validation, translation, docs/options.md and the JSON Schema use it."""
+"""The table of options, from options.toml; validation, translation, docs/options.md and the JSON Schema use it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from handlers.errors import InvalidOption
-from handlers.options.ollama import OLLAMA_OPTIONS
 from handlers.options.spec import NO_BOUNDS, Bounds, over_bound, shown
 from handlers.options.spec import OptionSpec as OptionSpec
-
-ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
-"""Tasks whose models generate an answer in their own words."""
-
-_WRITING_TASKS = (*ANSWERING_TASKS, "asr", "ocr")
-"""The same and tasks whose models transcribe: options limit the tokens and control the search."""
 
 _MOST_NAMED = 8
 """For how many unknown options of a request the nearest name is looked up, which takes time."""
 
-_LENGTH = (
-    OptionSpec(
-        "max_new_tokens",
-        "integer",
-        "Most tokens to generate; in asr, for each window of the recording; with ollama, -1 and -2: as many as the "
-        "bound allows. Ollama itself ends an answer at 10 times num_ctx.",
-        1,
-        bound="limits.max_tokens",
-        engine_names={"ollama": "num_predict"},
-        engine_values={"ollama": (-1, -2)},
-    ),
-    OptionSpec(
-        "repetition_penalty",
-        "number",
-        "Above 1, tokens that occurred before become less likely.",
-        0.1,
-        10,
-        engine_names={"ollama": "repeat_penalty"},
-    ),
-)
-_RANDOMNESS = (
-    OptionSpec("temperature", "number", "Randomness of sampling; 0 takes the likeliest token.", 0, 2),
-    OptionSpec(
-        "seed",
-        "integer",
-        "Seed of sampling: the same seed gives the same answer; with ollama, -1: another one each time.",
-        0,
-        2**63 - 1,
-        engine_values={"ollama": (-1,)},
-    ),
-)
-_SAMPLING = (
-    OptionSpec(
-        "max_length",
-        "integer",
-        "Most tokens of prompt and answer together, unless max_new_tokens is given; with ollama, of the answer.",
-        1,
-        bound="limits.max_tokens",
-    ),
-    OptionSpec("do_sample", "boolean", "Sample each token by its probability instead of taking the likeliest."),
-    OptionSpec("top_p", "number", "Sample from the likeliest tokens that together have this probability.", 0, 1),
-    OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16, longest=1000),
-)
-_TOP_K = (
-    OptionSpec(
-        "top_k", "integer", "Sample from this many likeliest tokens, or return this many labels; 0: all.", 0, 10**6
-    ),
-)
-_BEAMS = (
-    OptionSpec(
-        "num_beams", "integer", "Beams of beam search; 1 means greedy search.", 1, bound="limits.max_beams", neutral=1
-    ),
-    OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never"), neutral=False),
-    OptionSpec("length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10, neutral=1.0),
-)
-_SPEECH = (
-    OptionSpec("language", "string", 'Language spoken, as "en" or "english"; without it, it is detected.', longest=100),
-    OptionSpec("translate", "boolean", "Translate the speech into English."),
-    OptionSpec(
-        "timestamps",
-        "choice",
-        "Times for each segment, for each word as well, or none.",
-        choices=("segment", "word", False),
-    ),
-    OptionSpec(
-        "no_speech_threshold",
-        "number",
-        "With Whisper, a window counts as silent where the model's probability of no speech is above this and it is "
-        "not sure of its text; without it, 0.6; 1 switches that off.",
-        0,
-        1,
-    ),
-    OptionSpec(
-        "logprob_threshold",
-        "number",
-        "With Whisper, a text whose tokens have a mean log-probability below this is transcribed again at a higher "
-        "temperature; without it, -1; -100 switches that off.",
-        -100,
-        0,
-    ),
-    OptionSpec(
-        "compression_ratio_threshold",
-        "number",
-        "With Whisper, a text whose UTF-8 bytes zlib compresses by more than this factor repeats itself, and is "
-        "transcribed again at a higher temperature; without it, 2.4; 1000 switches that off.",
-        1,
-        1000,
-    ),
-    OptionSpec(
-        "temperature_increment_on_fallback",
-        "number",
-        "With Whisper, by how much the temperature grows, up to 1, each time a text is transcribed again; without it, "
-        "0.2; 0: never. At most ten times, however small it is.",
-        0,
-        1,
-    ),
-)
-_VIDEO = (
-    OptionSpec(
-        "num_frames", "integer", "Frames to look at, at equal distances; without it, 16.", 1, bound="media.max_frames"
-    ),
-    OptionSpec("every_s", "number", "Look at one frame for each so many seconds instead.", 0.001, 86_400),
-)
+
+class _Group(msgspec.Struct):
+    tasks: tuple[str, ...]
+    options: tuple[OptionSpec, ...]
+    engines: tuple[str, ...] = ()
+
+
+class _Table(msgspec.Struct):
+    group: tuple[_Group, ...]
+
 
 OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
     {
-        spec.name: replace(spec, tasks=tasks, engines=engines)
-        for specs, tasks, engines in (
-            (_LENGTH, _WRITING_TASKS, ()),
-            (_RANDOMNESS, (*ANSWERING_TASKS, "asr"), ()),
-            (_SAMPLING, ANSWERING_TASKS, ()),
-            (_TOP_K, (*ANSWERING_TASKS, "audio-classification"), ()),
-            (_BEAMS, _WRITING_TASKS, ("transformers",)),
-            (OLLAMA_OPTIONS, ("text-generation", "vlm"), ("ollama",)),
-            (_SPEECH, ("asr",), ()),
-            (_VIDEO, ("video-analysis",), ()),
-        )
-        for spec in specs
+        spec.name: replace(spec, tasks=group.tasks, engines=group.engines)
+        for group in msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_text("utf-8"), type=_Table).group
+        for spec in group.options
     }
 )
 """Every option of the built-in tasks and engines, by canonical name."""

@@ -43,8 +43,8 @@ class OptionSpec:
     name: str
     kind: Kind
     description: str
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     choices: tuple[Any, ...] = ()
     engines: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
