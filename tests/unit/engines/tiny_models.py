@@ -48,8 +48,8 @@ def tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
     return made
 
 
-def save_llama(folder: Path, *, chat: bool = True, tied: bool = False) -> Path:
-    """Save a causal language model of `CONTEXT` positions, the weights of its ends `tied` or not; return its folder."""
+def save_llama(folder: Path, *, chat: bool = True, tied: bool = False, positions: int = CONTEXT) -> Path:
+    """Save a causal language model, the weights of its ends `tied` or not; return its folder."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS),
@@ -58,7 +58,7 @@ def save_llama(folder: Path, *, chat: bool = True, tied: bool = False) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=positions,
         initializer_range=0.5,
         tie_word_embeddings=tied,
         **ENDS,
