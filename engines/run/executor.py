@@ -121,12 +121,9 @@ class Execution:
             if emit is not None:
                 emit(piece)
 
-        def begin() -> None:
-            job.waits_in_engine = False
-
         def wait() -> Callable[[], None]:
             job.waits_in_engine = True
-            return begin
+            return partial(setattr, job, "waits_in_engine", False)
 
         def submit() -> Future[Any]:
             heard = emit if _tells_signs(engine) else hear

@@ -9,6 +9,7 @@ import typer
 
 from engines.registry import EngineRegistry
 from handlers import model_registry
+from handlers.errors import UnknownTask
 from handlers.options.options import COLUMNS, OPTIONS, OptionSpec, cells, options_of, options_page
 from handlers.options.spec import schema_of
 from streams.cli.command_line import command, load_settings, print_json
@@ -38,9 +39,10 @@ def options(
     if engine is not None and engine not in (names := EngineRegistry().names()):
         raise typer.BadParameter(f"{engine!r} is none of {', '.join(names)}", param_hint="--engine")
     if task is not None and not takes:
-        if task not in (tasks := model_registry.tasks()):
-            raise typer.BadParameter(f"{task!r} is none of {', '.join(tasks)}", param_hint="TASK")
-        takes = model_registry.get(task).options
+        try:
+            takes = model_registry.get(task).options
+        except UnknownTask as error:
+            raise typer.BadParameter(error.message, param_hint="TASK") from None
     if as_json:
         if task is None:
             raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")

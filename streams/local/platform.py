@@ -138,6 +138,7 @@ class LocalPlatform:
             self.http_url = interrupts.run(self._await_worker(self._worker))
         except BaseException as error:
             self._worker.kill()
+            self._worker = None
             self._report("failed" if isinstance(error, Exception) else "stopped", began, str(error))
             raise
         self._report("ready", began)

@@ -31,8 +31,7 @@ class Admission:
         room = batches.room()
         admitted: list[TokenSequence] = []
         block = 0
-        first: TokenSequence | None = None
-        """The first row without room."""
+        first: TokenSequence | None = None  # without room
         refused: list[Growth] = []
         for one in waiting[:]:
             if room.rows >= self._limits.max_rows:

@@ -69,7 +69,7 @@ def test_the_options_of_a_task_of_ones_own_are_shown(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["asrr"], "is none of asr"),
+        (["asrr"], "did you mean asr?"),
         (["--json"], "name it"),
         (["--nonsense"], "--nonsense"),
         (["--engine", "olama"], "'olama' is none of ollama, transformers"),

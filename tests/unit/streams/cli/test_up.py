@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploy.local import LocalStack
+from deploy.local import LocalStack, PartStatus
 from deploy.models import CATALOGUE
 from streams.cli.command_line import app
 from streams.cli.global_options import GlobalOptions
@@ -52,6 +54,36 @@ def test_how_to_send_has_an_example_for_each_model(url: str, told: str, tmp_path
     for name in MODELS:
         task = next(one for one in MAIN_INPUT if f"send {one} {name} " in text)
         assert task in CATALOGUE[name].task.split(",")
+
+
+class NeverReady:
+    """A worker process that is interrupted before it is ready."""
+
+    pid = 1
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def poll(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def test_a_worker_that_is_interrupted_in_its_start_is_told_once_as_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[PartStatus] = []
+    platform = LocalPlatform(LocalStack(tmp_path, on_status=told.append), overrides={}, models=tuple)
+
+    def interrupted(awaited: Coroutine[Any, Any, str]) -> str:
+        awaited.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("streams.local.platform.GuardedProcess", NeverReady)
+    monkeypatch.setattr("streams.interrupts.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        platform._start_worker()
+    platform.stop(drain=False)
+    assert [one.status for one in told if one.name == "worker"] == ["starting", "stopped"]
 
 
 def test_models_and_none_are_a_contradiction(tmp_path: Path) -> None:
