@@ -62,7 +62,8 @@ class Admission:
     def _may_pass(self, one: TokenSequence, row: Growth, first: TokenSequence, batches: RollingBatches) -> bool:
         if one.priority == first.priority and first.passed < self._limits.max_rows:
             return True
-        if first.room_by is None:
+        # Later where more urgent rows have joined meanwhile.
+        if first.room_by is None or first.room_by < batches.steps:
             first.room_by = batches.steps + batches.room().steps_until(self._growth(first))
         return batches.steps + row.steps <= first.room_by
 

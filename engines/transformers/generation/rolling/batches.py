@@ -19,8 +19,8 @@ class RollingBatches:
     loop drives it under `torch.inference_mode`."""
 
     def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
-        """`most_tokens` bounds the cache of all blocks, including that of a prefill."""
-        self._most_tokens = most_tokens
+        self.most_tokens = most_tokens
+        """The bound of the cache of all blocks, including that of a prefill."""
         self.steps = 0
         """How many steps were made."""
         self._batches = [RollingBatch(model, most_tokens) for _ in range(_BLOCKS)]
@@ -38,7 +38,7 @@ class RollingBatches:
 
     def room(self) -> Room:
         """Return the room for more rows."""
-        return Room(self._growths(), self._most_tokens)
+        return Room(self._growths(), self.most_tokens)
 
     def expect(self, prefill: Prefill, block: int = 0) -> None:
         """Keep memory for rows that join this block after their prefill."""
@@ -78,7 +78,7 @@ class RollingBatches:
             for batch, rows in zip(self._batches, self._growths(), strict=True)
         ]
         used = [need for need in needs if need]
-        rest = max(0, self._most_tokens - sum(needs)) // len(used)
+        rest = max(0, self.most_tokens - sum(needs)) // len(used)
         for batch, need in zip(self._batches, needs, strict=True):
             if need:
                 batch.cache.limit(need + rest)

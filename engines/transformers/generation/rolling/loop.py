@@ -70,7 +70,7 @@ class RollingLoop(GenerationLoop):
             self._put_back(one for one in left if one not in entering.sequences)
         elif is_out_of_memory(error):
             self._bytes_at_once.shrink(taken * self._bytes_of_a_token)
-            self._batches = RollingBatches(self._model, int(self._bytes_at_once.most) // self._bytes_of_a_token)
+            self._batches.most_tokens = int(self._bytes_at_once.most) // self._bytes_of_a_token
             self._put_back(left)
         else:
             self._suspects += left

@@ -119,6 +119,15 @@ def test_rows_of_lower_priority_never_pass_freely() -> None:
     assert (large.passed, large.room_by) == (1, 90)
 
 
+def test_short_rows_go_on_passing_where_urgent_ones_have_taken_the_room() -> None:
+    running, large = blocked(priority=5)
+    large.passed, large.room_by = 8, 0
+    running.steps = 10
+    running.wait(row(3, 30, number=12))
+    assert [one.budget for one in running.take()] == [30]
+    assert large.room_by == 100
+
+
 def test_a_row_of_its_priority_passes_freely_though_it_lasts_longer() -> None:
     running, large = blocked(priority=5)
     running.wait(row(3, 95, number=11))
