@@ -33,11 +33,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """When the process ends though something hangs, with which status, and the event that says so."""
+    """When the process ends though something hangs, with which status, the event that says so, and the error untold."""
 
     at: float
     status: int
     event: str
+    error: str = ""
 
 
 class Stopping:
@@ -105,9 +106,11 @@ class Stopping:
             self._failed.set_result(error)
         self.request(error)
 
-    def settle(self, status: int = 0) -> None:
-        """Note that nothing can be lost any more: the process ends with `status` in a few seconds, closed or not."""
-        self._set(_Limit(time.monotonic() + _CLOSING_S, status, _CLOSING_TIMED_OUT))
+    def settle(self, status: int = 0, error: BaseException | None = None) -> None:
+        """Note that nothing can be lost any more: the process ends with `status` in a few seconds, closed or not. If
+        it is ended so, its last line tells `error`."""
+        told = "" if error is None else str(error) or repr(error)
+        self._set(_Limit(time.monotonic() + _CLOSING_S, status, _CLOSING_TIMED_OUT, told))
 
     def closed(self, status: int = 0) -> None:
         """Note that everything is closed: the process ends at once, whatever its threads wait for."""
@@ -224,5 +227,5 @@ def _keep(limits: queue.SimpleQueue[_Limit | None]) -> None:
             threads = [one.name for one in threading.enumerate() if one is not main and not one.daemon]
             if threads or limit.status or limit.event == _CLOSING_TIMED_OUT:
                 tell = log.critical if limit.status else log.warning
-                tell(limit.event, threads=threads)
+                tell(limit.event, threads=threads, **({"error": limit.error} if limit.error else {}))
             exit_now(limit.status)

@@ -138,7 +138,9 @@ class GraphWeights:
             names = [same.get(name, name) for name in node.input]
             used = {name: constants[name] for name in names if name in constants}
             if kind := _kind(node.op_type, used):
-                self._queues[kind].append([_tensor(constant) for constant in used.values()])
+                self._queues[kind].append(
+                    [torch.from_numpy(numpy_helper.to_array(one).copy()).float() for one in used.values()]
+                )
 
     def fill(self, module: Any) -> None:
         """Fill a module of any kind; weights of the graph that do not fit raise ValueError (permanent)."""
@@ -215,10 +217,6 @@ def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:
         if name.startswith(prefix):
             return kind
     return "bias" if operator == "Add" and len(used[name].dims) == 4 else None
-
-
-def _tensor(constant: onnx.TensorProto) -> torch.Tensor:
-    return torch.from_numpy(numpy_helper.to_array(constant).copy()).float()
 
 
 def _pass_on(normalization: Any, *, scale: float) -> None:

@@ -86,9 +86,9 @@ class UnderWay:
         """
         self._tracker.enter(fetched)
         if fetched.begins:
-            place, start = fetched.place, fetched.start
-            before = [one for one in self._works if (one.topic, one.partition) == place]
-            self._leave([one for one in before if one.offset < start or not self._is_of_before(one)])
+            place, of_before = fetched.place, set(self._of_before.values())
+            here = [one for one in self._works if (one.topic, one.partition) == place]
+            self._leave([one for one in here if one.offset < fetched.start or one not in of_before])
 
     def goes_on(self, message: Record) -> bool:
         """Return whether the request of a tracked record still runs from an earlier fetch: it must not start."""
@@ -102,9 +102,6 @@ class UnderWay:
         self._works[message] = self._works.pop(before)
         self._tracker.drop(before)
         return True
-
-    def _is_of_before(self, message: Record) -> bool:
-        return self._of_before.get((message.topic, message.partition, message.offset)) is message
 
     def _leave(self, messages: Iterable[Record]) -> None:
         left = [one for one in messages if self._works[one].cancel()]

@@ -213,8 +213,8 @@ async def _run(settings: Settings) -> int:
             worker = Worker(settings, stopping)
             try:
                 await stopping.until_requested(worker.start(stack))
-            except Exception:
-                stopping.settle(EXIT_FAILED)
+            except Exception as error:
+                stopping.settle(EXIT_FAILED, error)
                 raise
             failure = await stopping.requested()
             if failure is not None:

@@ -113,6 +113,14 @@ def test_what_hangs_ends_in_time_with_a_status_and_a_line(
     assert ("stuck" in written) is ("stuck" in body)
 
 
+def test_an_error_that_nobody_has_told_is_told_where_closing_takes_too_long() -> None:
+    with process("stopping.settle(1, OSError('no broker answers')); hangs()") as one:
+        status, written = ended(one)
+    assert status == 1
+    assert "closing_timed_out" in written
+    assert "no broker answers" in written
+
+
 def test_a_courtesy_that_hangs_is_left_behind() -> None:
     body = "await stopping.requested(); await stopping.courtesy(asyncio.sleep(3600), share=0.01)"
     with process(body) as one:
