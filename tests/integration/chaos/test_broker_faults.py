@@ -38,7 +38,7 @@ async def frozen(cluster: RunningCluster, number: int) -> None:
     cluster.resume(number)
 
 
-@pytest.mark.timeout(1200 if IS_LONG else 400)
+@pytest.mark.timeout(1200 if IS_LONG else 900)
 async def test_brokers_that_die_and_freeze_cost_no_request(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:

@@ -115,7 +115,7 @@ def partition_of(key: bytes, partitions: Sequence[int]) -> int:
     return int(DefaultPartitioner()(key, partitions, partitions))
 
 
-@pytest.mark.timeout(120 + 120 * ROUNDS)
+@pytest.mark.timeout(600 + 120 * ROUNDS)
 @pytest.mark.parametrize("task", ["sleepy", "plain"], ids=["with media", "quick path"])
 async def test_workers_come_and_go_under_load_and_every_request_is_answered(site: Site, task: str) -> None:
     rng = random.Random(11)

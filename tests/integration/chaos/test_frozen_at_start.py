@@ -65,7 +65,7 @@ async def names(client: AIOKafkaClient, node: int) -> set[str]:
 
 
 @pytest.mark.parametrize("frozen", ["coordinator", "leader"])
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path, frozen: str
 ) -> None:
@@ -86,7 +86,7 @@ async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
         await crew.all_end_in_time()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_reader_begins_as_soon_as_a_frozen_leader_has_a_successor(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ async def test_a_reader_begins_as_soon_as_a_frozen_leader_has_a_successor(
         pass
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_topics_and_rights_are_told_while_a_broker_is_frozen(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ AWAY_S = 12.0
 """How long all brokers stay away: longer than a session of the group lasts."""
 
 
-@pytest.mark.timeout(300 + 120 * ROUNDS)
+@pytest.mark.timeout(900 + 120 * ROUNDS)
 async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
@@ -51,7 +51,7 @@ async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 
 
-@pytest.mark.timeout(300 + 120 * ROUNDS)
+@pytest.mark.timeout(900 + 120 * ROUNDS)
 async def test_all_brokers_away_while_a_worker_joins_cost_no_request(
     three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
@@ -84,7 +84,7 @@ async def test_all_brokers_away_while_a_worker_joins_cost_no_request(
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 
 
-@pytest.mark.timeout(300 + 120 * ROUNDS)
+@pytest.mark.timeout(900 + 120 * ROUNDS)
 @pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
 async def test_a_rolling_restart_of_three_workers_costs_no_request(
     three_brokers: Place, tmp_path: Path, is_static: bool
