@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from deploy.local import LocalStack
 from engines.models.model_manager import ModelManager
 from streams.client import InferenceClient
@@ -18,7 +20,7 @@ LONG_TOKENS = 3_000
 TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
 """Bytes of cache of one token: keys and values, layers, heads, head size, bytes of a number."""
 AT_ONCE = 4
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 
 
 def asked(identity: str, tokens: int) -> Request:
@@ -32,6 +34,7 @@ def asked(identity: str, tokens: int) -> Request:
     )
 
 
+@pytest.mark.timeout(900)
 async def test_long_texts_hold_no_short_ones_back_and_run_once_through_rebalances(
     local_stack: LocalStack, model_manager: ModelManager, tmp_path: Path
 ) -> None:
